@@ -1,0 +1,75 @@
+"""Counting in one process: what a hit is noted under, and the background that posts it.
+
+`HitCounter` is what the middlewares share. Its `note` is the whole of what a request pays.
+"""
+
+from __future__ import annotations
+
+from hitledger.journal import OVERSIZED_KIND, PATH, UNMATCHED_KIND, JournalWriter
+from hitledger.ledger import LedgerStore
+from hitledger.posting import Bookkeeper, Poster
+from hitledger.settings import Settings
+
+
+class HitCounter:
+    """The journal of this process, and the thread that posts the host's journal files."""
+
+    def __init__(self, settings: Settings, store: LedgerStore) -> None:
+        self.settings = settings
+        self.store = store
+        self.journal = JournalWriter(
+            settings.journal_dir,
+            sync=settings.journal_sync,
+            file_bytes=settings.journal_file_bytes,
+            cap_bytes=settings.journal_cap_bytes,
+            on_open=self._start,
+        )
+        self.poster = Poster(settings, store)
+        self._bookkeeper = Bookkeeper(self.poster, self.journal.maintain, settings.posting_interval_ms / 1000)
+        self._by_path = settings.count_unmatched
+        self._most = settings.max_path_bytes
+        self.refuses = settings.on_journal_failure == "refuse"
+        """True where a request that cannot be counted is answered with 503."""
+        self._uncounted = frozenset(path for path in settings.uncounted_paths if not path.endswith("*"))
+        self._uncounted_prefixes = tuple(path[:-1] for path in settings.uncounted_paths if path.endswith("*"))
+
+    @classmethod
+    def from_environment(cls) -> HitCounter:
+        """Make one from `HITLEDGER_*`. Raises SettingsError, or LedgerError where no ledger is set."""
+        settings = Settings.from_environment()
+        return cls(settings, LedgerStore(settings))
+
+    def is_counted(self, path: str) -> bool:
+        """Tell whether requests for a path count at all: health checks and static files do not."""
+        return path not in self._uncounted and not path.startswith(self._uncounted_prefixes)
+
+    def note(self, path: bytes, status: str) -> bool:
+        """Journal one answered request; return False where the hit is lost.
+
+        `status` is the answer's status line or code: 404 and 405 count as unmatched.
+        """
+        if len(path) > self._most:
+            return self.journal.append(OVERSIZED_KIND, b"")
+        if (status.startswith(("404", "405"))) and not self._by_path:
+            return self.journal.append(UNMATCHED_KIND, b"")
+        return self.journal.append(PATH, path)
+
+    def start(self) -> None:
+        """Start posting in the background now, and not only at the first hit."""
+        self._start()
+
+    def _start(self) -> None:
+        self._bookkeeper.start()
+
+    def post_now(self) -> None:
+        """Post all that this host has journalled. Raises LedgerError."""
+        self.poster.post_now()
+
+    def stop(self) -> None:
+        """Sync, post what there is and close everything; never raises for a ledger that is away."""
+        self._bookkeeper.stop()
+        self.journal.close()
+        self.poster.close()
+        self.store.close()
+
+

@@ -1,0 +1,367 @@
+"""The journal: the append-only files on a host in which every process notes its hits.
+
+A process has one open journal file and adds one record a hit, with one `write(2)`. The file
+is made whole under another name, locked, synced and only then renamed to
+
+    <born>-<id>.journal     born: 16 hex digits, microseconds since 1970; id: 128 random bits
+
+so that a journal file without its writer's lock is one whose writer is gone or has moved on.
+
+    offset 0    256 bytes of header, ASCII, padded with spaces:
+                "hitledger-journal 1 <born>-<id> <crc>" up to offset 192,
+                then the count of hits that could not be journalled: 20 decimal digits
+    offset 256  records, each:  \\n <crc: 8 hex> <seconds since 1970: 8 hex> <kind: 1> <path>
+                crc is the CRC-32 of all that follows it in the record
+
+A path that holds a line feed is written percent-encoded under a kind of its own, so a line
+feed always begins a record: a torn or flipped record spoils itself and none after it. Two
+hits on one path within a second are the same bytes, which lets posting add them up before it
+looks at any of them.
+
+Guarantee: when `JournalWriter.append` returns True, the record is whole in the file, in the
+kernel's hands: no kill of any process loses it. What a power cut may lose is the setting
+`journal_sync`. Leans on: `O_APPEND` and `flock` of a local file system.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote_from_bytes
+from zlib import crc32
+
+from hitledger.errors import JournalError
+
+log = logging.getLogger("hitledger.journal")
+
+HEADER_BYTES = 256
+TALLY_OFFSET = 192
+TALLY_DIGITS = 20
+SUFFIX = ".journal"
+
+PATH = b"h"
+"""Kind of a record that holds a path as it came."""
+ENCODED = b"e"
+"""Kind of a record that holds a path percent-encoded, because it has a line feed."""
+UNMATCHED_KIND = b"u"
+OVERSIZED_KIND = b"o"
+RECORD_HEAD_BYTES = 17
+"""Bytes of a record between its line feed and its path: crc, seconds, kind."""
+
+MOST_FILE_SECONDS = 86_400
+"""A writer moves on to its next file at least this often, so that no live file is old."""
+RETRY_SECONDS = 0.1
+"""After a failure, how long hits are tallied as lost before the next file is tried."""
+
+_HEADER = re.compile(rb"hitledger-journal (\d+) ([0-9a-f]{16}-[0-9a-f]{32}) ([0-9a-f]{8}) *")
+
+
+@dataclass(frozen=True)
+class JournalHeader:
+    """The head of a journal file: its name in the watermarks, and hits lost beside it."""
+
+    name: str
+    lost: int
+
+
+class JournalWriter:
+    """Append hits to this process's own journal file; safe among threads and after a fork.
+
+    The file is opened at the first hit. `append` never raises: what could not be written is
+    tallied in `lost` and in the header of the last good file, whose block is there already
+    even on a full disk.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        sync: str = "interval",
+        file_bytes: int = 64 * 2**20,
+        cap_bytes: int = 8 * 2**30,
+        clock: Callable[[], float] = time.time,
+        on_open: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._directory = directory
+        self._each = sync == "each"
+        self._interval = sync == "interval"
+        self._file_bytes = file_bytes
+        self._cap_bytes = cap_bytes
+        self._clock = clock
+        self._on_open = on_open
+        self._reset()
+        _writers.add(self)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._fd = -1
+        self._size = 0
+        self._tally_fd = -1
+        self._file_lost = 0
+        self._dirty = False
+        self._opened = 0.0
+        self._retired: list[int] = []
+        self._retry_at = 0.0
+        self._failing = False
+        self._over_cap = False
+        self.lost = 0
+        """Hits that this process could not journal."""
+
+    def append(self, kind: bytes, path: bytes) -> bool:
+        """Note one hit; return False where it could not be journalled and was tallied as lost."""
+        if b"\n" in path:
+            kind, path = ENCODED, quote_from_bytes(path, safe="/").encode()
+        body = b"%08x%b%b" % (int(self._clock()), kind, path)
+        record = b"\n%08x%b" % (crc32(body), body)
+        with self._lock:
+            try:
+                if os.write(self._fd, record) == len(record):
+                    self._size += len(record)
+                    self._dirty = True
+                    if self._size < self._file_bytes and not self._each:
+                        return True
+                    return self._after_write()
+                self._seal("a write was cut short")
+            except OSError as error:
+                self._seal(str(error))
+            return self._append_to_new_file(record)
+
+    @property
+    def writable(self) -> bool:
+        """False while hits are being lost: what `on_journal_failure=refuse` asks before a request."""
+        return self._fd >= 0 or (not self._over_cap and time.monotonic() >= self._retry_at)
+
+    def maintain(self) -> None:
+        """Sync what is due and hold the journal's cap; called every 100 ms from the background."""
+        with self._lock:
+            self._leave_if_old_or_unlinked()
+            retired, self._retired = self._retired, []
+            current = os.dup(self._fd) if self._fd >= 0 and self._dirty and self._interval else -1
+            self._dirty = False
+        for fd in retired:
+            _sync_and_close(fd, sync=self._interval)
+        if current >= 0 and not _sync_and_close(current, sync=True):
+            with self._lock:
+                self._seal("a sync failed")
+        self._hold_cap()
+
+    def close(self) -> None:
+        """Sync and leave the current file; a later hit opens a new one."""
+        with self._lock:
+            self._move_on()
+        self.maintain()
+
+    def _after_write(self) -> bool:
+        if self._each:
+            try:
+                os.fdatasync(self._fd)
+                self._dirty = False
+            except OSError as error:
+                # The record is in the file and will be posted; only its disk is in doubt.
+                self._seal(str(error))
+        if self._size >= self._file_bytes:
+            self._move_on()
+        return True
+
+    def _seal(self, reason: str) -> None:
+        """Stop appending to the current file; it keeps the tally until the next one is open."""
+        if self._fd >= 0:
+            log.error("journal file sealed: %s", reason)
+            self._retired.append(self._fd)
+            self._fd = -1
+
+    def _move_on(self) -> None:
+        """Leave the current file: the background syncs and closes it, the next hit opens another."""
+        self._retired += [fd for fd in (self._fd, self._tally_fd) if fd >= 0]
+        self._fd = self._tally_fd = -1
+
+    def _leave_if_old_or_unlinked(self) -> None:
+        if self._fd < 0:
+            return
+        if os.fstat(self._fd).st_nlink == 0:
+            log.error("a journal file was deleted while it was in use; its unposted hits are gone")
+            self._move_on()
+        elif time.monotonic() - self._opened > MOST_FILE_SECONDS:
+            self._move_on()
+
+    def _append_to_new_file(self, record: bytes) -> bool:
+        if time.monotonic() >= self._retry_at and not self._over_cap:
+            try:
+                self._open()
+                if os.write(self._fd, record) == len(record):
+                    if self._failing:
+                        log.warning("the journal can be written again; %d hits were lost", self.lost)
+                    self._failing = False
+                    self._size += len(record)
+                    self._dirty = True
+                    return self._after_write()
+                self._seal("a write was cut short")
+            except OSError as error:
+                self._seal(str(error))
+                if not self._failing:
+                    log.error("hits are being lost: the journal cannot be written: %s", error)  # noqa: TRY400
+            self._failing = True
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+        self._tally()
+        return False
+
+    def _tally(self) -> None:
+        self.lost += 1
+        self._file_lost += 1
+        if self._tally_fd >= 0:
+            with suppress(OSError):
+                os.pwrite(self._tally_fd, b"%0*d" % (TALLY_DIGITS, self._file_lost), TALLY_OFFSET)
+
+    def _open(self) -> None:
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        born = int(self._clock() * 1_000_000)
+        name = f"{born:016x}-{secrets.token_hex(16)}"
+        untold = self._file_lost if self._tally_fd < 0 else 0
+        new = self._directory / f".new-{name}"
+        final = self._directory / (name + SUFFIX)
+        # Two descriptors: on Linux, pwrite(2) to an O_APPEND file appends, whatever its offset.
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        tally_fd = os.open(new, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        fd = -1
+        try:
+            header = make_header(name, untold)
+            if os.write(tally_fd, header) != len(header):
+                raise OSError(28, "no room for a journal file's header")
+            fd = os.open(new, flags | os.O_APPEND)
+            fcntl.flock(tally_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._each or self._interval:
+                os.fsync(fd)
+            new.rename(final)
+            if self._each or self._interval:
+                sync_directory(self._directory)
+        except OSError:
+            for each in (fd, tally_fd):
+                if each >= 0:
+                    os.close(each)
+            for leftover in (new, final):
+                with suppress(OSError):
+                    leftover.unlink()
+            raise
+        if self._tally_fd >= 0:
+            self._retired.append(self._tally_fd)
+        self._opened = time.monotonic()
+        self._on_open()
+        self._fd, self._tally_fd, self._size, self._file_lost = fd, tally_fd, HEADER_BYTES, untold
+
+    def _hold_cap(self) -> None:
+        total = sum(size for _, size in journal_files(self._directory))
+        over = total >= self._cap_bytes
+        if over and not self._over_cap:
+            log.error("hits are being lost: the journal has reached its cap of %d bytes", self._cap_bytes)
+        with self._lock:
+            if over and not self._over_cap and self._fd >= 0:
+                self._seal("the journal's cap is reached")
+            self._over_cap = over
+
+    def _after_fork_in_child(self) -> None:
+        for fd in {self._fd, self._tally_fd, *self._retired} - {-1}:
+            with suppress(OSError):
+                os.close(fd)  # the parent's lock stays: it belongs to the open file, not to us
+        self._reset()
+
+
+_writers: weakref.WeakSet[JournalWriter] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for writer in list(_writers):
+        writer._after_fork_in_child()  # noqa: SLF001 - one module
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def make_header(name: str, lost: int = 0) -> bytes:
+    """Return the 256 bytes that a journal file begins with."""
+    words = f"hitledger-journal 1 {name} ".encode()
+    head = words + b"%08x" % crc32(words)
+    return head.ljust(TALLY_OFFSET) + b"%0*d" % (TALLY_DIGITS, lost) + b" " * (HEADER_BYTES - TALLY_OFFSET - TALLY_DIGITS)
+
+
+def read_header(fd: int) -> JournalHeader:
+    """Read a journal file's header.
+
+    Raises:
+        JournalError: it is damaged, or of a version that this program does not know.
+    """
+    data = os.pread(fd, HEADER_BYTES, 0)
+    match = _HEADER.fullmatch(data[:TALLY_OFFSET])
+    if len(data) < HEADER_BYTES or not match:
+        raise JournalError("A journal file has a damaged header.")
+    version, name, crc = match.groups()
+    if crc32(data[: match.start(3)]) != int(crc, 16):
+        raise JournalError("A journal file has a damaged header.")
+    if version != b"1":
+        raise JournalError(f"A journal file has format {version.decode()}, which this version does not know.")
+    digits = data[TALLY_OFFSET : TALLY_OFFSET + TALLY_DIGITS]
+    return JournalHeader(name.decode(), int(digits) if digits.isdigit() else 0)
+
+
+def is_good(record: bytes) -> bool:
+    """Tell whether a record, without its line feed, is whole."""
+    if len(record) < RECORD_HEAD_BYTES:
+        return False
+    try:
+        return int(record[:8], 16) == crc32(record[8:])
+    except ValueError:
+        return False
+
+
+def journal_files(directory: Path) -> Iterator[tuple[Path, int]]:
+    """Yield this host's journal files with their sizes in bytes, oldest first."""
+    try:
+        with os.scandir(directory) as entries:
+            found = [(entry.name, entry.stat().st_size) for entry in entries if entry.name.endswith(SUFFIX)]
+    except FileNotFoundError:
+        return
+    for name, size in sorted(found):
+        yield directory / name, size
+
+
+@contextmanager
+def writer_lock(fd: int) -> Iterator[bool]:
+    """Try to take a journal file's lock; True within means that its writer is gone."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_and_close(fd: int, *, sync: bool) -> bool:
+    try:
+        if sync:
+            os.fdatasync(fd)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True

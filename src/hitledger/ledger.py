@@ -1,0 +1,427 @@
+"""The ledger: the counts and the watermarks, in Redis or Valkey.
+
+Keys; `{s}` is a shard's number in braces, so that all keys of a shard share a hash slot:
+
+    <prefix>:meta                       hash        id, format, shards, made: the ledger itself
+    <prefix>:{s}:all                    sorted set  URL -> hits, since the ledger began
+    <prefix>:{s}:hour:2026-11-23T22     sorted set  the same for one period, UTC; also
+    <prefix>:{s}:day:2026-11-23                     by day and
+    <prefix>:{s}:month:2026-11                      by month; each expires by its retention
+    <prefix>:{s}:totals                 hash        ledger: its id; requests: hits posted to this
+                                                    shard; (unmatched) ...: hits on each line
+    <prefix>:{s}:totals:hour:...        hash        requests and lines of one period
+    <prefix>:{s}:watermarks             hash        journal name -> `Watermark`
+
+Guarantee: `LedgerStore.post` books a batch once, however often it is called and by however
+many, because the script compares the watermark with the batch's beginning and moves it to
+the batch's end in the same step as the counts (`lua/post.lua`).
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from hashlib import sha1
+from importlib.resources import files
+from zlib import crc32
+
+import redis
+from redis.exceptions import NoScriptError
+
+from hitledger.connections import Connections, connect, refused, server_errors
+from hitledger.errors import LedgerError, LedgerMismatchError, LedgerUnavailableError
+from hitledger.journal import HEADER_BYTES
+from hitledger.periods import Period, Retention
+from hitledger.settings import Settings
+
+FORMAT = "1"
+MOST_URLS_A_CALL = 1000
+"""Distinct URLs in one script call: about 7 ms of a single-threaded server."""
+CONFIRM_MS = 500
+"""How long a WAITAOF may take."""
+
+
+@dataclass(frozen=True)
+class Watermark:
+    """How far one journal file is posted to one shard.
+
+    `offset` is in bytes of the file; `hits` counts those that belong to the shard; `crc`
+    is the CRC-32 of the file's bytes from its header to `offset`, by which a file that was
+    cloned or rolled back is noticed. `lost` and `damaged` are the file's hits that could
+    not be journalled and its records that cannot be read; shard 0 keeps them.
+    """
+
+    offset: int = HEADER_BYTES
+    hits: int = 0
+    crc: int = 0
+    lost: int = 0
+    damaged: int = 0
+
+    def encode(self) -> str:
+        """Return the text that stands in the watermarks hash."""
+        return f"{self.offset} {self.hits} {self.crc:08x} {self.lost} {self.damaged}"
+
+    @classmethod
+    def decode(cls, text: str) -> Watermark:
+        """Read what `encode` wrote.
+
+        Raises:
+            LedgerError: it is no watermark.
+        """
+        try:
+            offset, hits, crc, lost, damaged = text.split(" ")
+            return cls(int(offset), int(hits), int(crc, 16), int(lost), int(damaged))
+        except ValueError:
+            raise LedgerError(f"The ledger holds a watermark that cannot be read: {text[:80]!r}.") from None
+
+
+@dataclass
+class Hits:
+    """Hits that fell into the same periods: hits by URL, and by line."""
+
+    urls: dict[str, int] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one range of a journal file holds for one shard.
+
+    `expected` is None for a journal that the shard has not seen. `hits` is keyed by hour,
+    in hours since 1970.
+    """
+
+    shard: int
+    journal: str
+    expected: Watermark | None
+    wanted: Watermark
+    hits: Mapping[int, Hits]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a batch: the script's word, and the watermark that the shard has now.
+
+    `error` is set where the shard could not be asked; the outcome is then unknown, which the
+    next look at the watermark settles.
+    """
+
+    word: str
+    watermark: Watermark | None = None
+    error: LedgerError | None = None
+
+    @property
+    def done(self) -> bool:
+        """True where the batch is in the ledger, from this call or an earlier one."""
+        return self.word in ("posted", "duplicate")
+
+
+@dataclass(frozen=True)
+class LedgerIdentity:
+    """Which ledger this is: 128 random bits as hex, its shards, and when it was made (unix seconds)."""
+
+    id: str
+    shards: int
+    made: int
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Requests of a period over all shards, those on each line included, and its distinct URLs."""
+
+    requests: int
+    urls: int
+    lines: dict[str, int]
+
+
+class Script:
+    """One Lua file of this package, called by its digest."""
+
+    def __init__(self, name: str) -> None:
+        self.text = files("hitledger").joinpath("lua", f"{name}.lua").read_text("utf-8")
+        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    def __call__(self, client: redis.Redis, keys: Sequence[str], arguments: Sequence[str | int]) -> object:
+        """Run it now, loading it where the server does not know it yet."""
+        try:
+            return client.evalsha(self.sha, len(keys), *keys, *arguments)
+        except NoScriptError:
+            client.script_load(self.text)
+            return client.evalsha(self.sha, len(keys), *keys, *arguments)
+
+
+@cache
+def script(name: str) -> Script:
+    """Return the script of that name, read once."""
+    return Script(name)
+
+
+class LedgerStore:
+    """The ledger at one address. Nothing is sent before the first call that needs it."""
+
+    def __init__(self, settings: Settings, connections: Connections | None = None) -> None:
+        if connections is None:
+            if settings.redis_url is None:
+                raise LedgerError("No ledger is set.", "Set HITLEDGER_REDIS_URL.")
+            connections = connect(settings.redis_url)
+        self._settings = settings
+        self._retention = Retention.of(settings)
+        self._connections = connections
+        self._identity: LedgerIdentity | None = None
+        self._opening = threading.Lock()
+
+    # Which ledger it is
+
+    @property
+    def identity(self) -> LedgerIdentity:
+        """Which ledger this is, as last seen; opened at the first use. Raises like `open`."""
+        with self._opening:
+            return self._identity or self._open()
+
+    def open(self) -> LedgerIdentity:
+        """Look at the ledger anew, and make it where the server is empty.
+
+        Raises:
+            LedgerUnavailableError: the server cannot be reached or is not ready.
+            LedgerMismatchError: its format, shards or eviction policy do not fit.
+        """
+        with self._opening:
+            return self._open()
+
+    def _open(self) -> LedgerIdentity:
+        self._identity = None
+        with server_errors():
+            self._check_server(self._connections.reader(0))
+            identity = self._check_meta(self._find_or_make_meta())
+            for shard in range(identity.shards):
+                self._adopt(shard, identity.id)
+        self._identity = identity
+        return identity
+
+    def _check_server(self, client: redis.Redis) -> None:
+        policy = client.info("memory").get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            raise LedgerMismatchError(
+                f"The ledger's server evicts keys under memory pressure (maxmemory-policy {policy}).",
+                "Counts would vanish in silence: set maxmemory-policy to noeviction.",
+            )
+
+    def _find_or_make_meta(self) -> dict[str, str]:
+        # Where only the meta hash is gone, the shards still know which ledger they are of.
+        client = self._connections.reader(0)
+        shards = self._settings.shards or 1
+        known = client.hget(self.totals_key(0), "ledger")
+        fresh = {
+            "id": known or secrets.token_hex(16),
+            "format": FORMAT,
+            "shards": str(shards),
+            "made": str(int(time.time())),
+        }
+        arguments = [word for pair in fresh.items() for word in pair]
+        flat = script("make")(client, [self.key("meta")], arguments)
+        assert isinstance(flat, list)
+        return dict(zip(flat[::2], flat[1::2], strict=True))
+
+    def _check_meta(self, meta: Mapping[str, str]) -> LedgerIdentity:
+        if meta.get("format") != FORMAT:
+            raise LedgerMismatchError(
+                f"The ledger has format {meta.get('format')!r}; this version of hitledger knows format {FORMAT}.",
+                "Use the version that made it, or another HITLEDGER_KEY_PREFIX.",
+            )
+        identity = LedgerIdentity(meta["id"], int(meta["shards"]), int(meta["made"]))
+        if self._settings.shards not in (None, identity.shards):
+            raise LedgerMismatchError(
+                f"The ledger was made with {identity.shards} shards and HITLEDGER_SHARDS asks for {self._settings.shards}.",
+                f"Unset HITLEDGER_SHARDS or set it to {identity.shards}; shards are fixed when a ledger is made.",
+            )
+        return identity
+
+    def _adopt(self, shard: int, ledger_id: str) -> None:
+        keys = [self.totals_key(shard), self.watermarks_key(shard), self.set_key(shard)]
+        found = script("adopt")(self._connections.reader(shard), keys, [ledger_id])
+        if found != ledger_id:
+            raise LedgerMismatchError(
+                f"Shard {shard} holds counts of another ledger.",
+                "Was another backup restored beside it? Use another HITLEDGER_KEY_PREFIX, or `hitledger reset`.",
+            )
+
+    # Keys
+
+    def key(self, *words: str) -> str:
+        """Return the name of a key: the prefix and the words."""
+        return ":".join((self._settings.key_prefix, *words))
+
+    def set_key(self, shard: int, period: Period | None = None) -> str:
+        """Return the key of a shard's sorted set, for all time or for one period."""
+        return self.key(f"{{{shard}}}", period.key if period else "all")
+
+    def totals_key(self, shard: int, period: Period | None = None) -> str:
+        """Return the key of a shard's totals, for all time or for one period."""
+        return self.key(f"{{{shard}}}", "totals", *([period.key] if period else []))
+
+    def watermarks_key(self, shard: int) -> str:
+        """Return the key of a shard's watermarks."""
+        return self.key(f"{{{shard}}}", "watermarks")
+
+    def reader(self, shard: int) -> redis.Redis:
+        """Return the client that reads a shard."""
+        return self._connections.reader(shard)
+
+    # Posting
+
+    def watermarks(self, journals: Sequence[str]) -> dict[str, list[Watermark | None]]:
+        """Read the watermarks of journal files, one a shard; None where a shard has not seen the file."""
+        found: dict[str, list[Watermark | None]] = {journal: [] for journal in journals}
+        if not journals:
+            return found
+        shards = self.identity.shards
+        with server_errors():
+            answers = _read(
+                [(self.reader(shard), ("HMGET", self.watermarks_key(shard), *journals)) for shard in range(shards)]
+            )
+        for texts in answers:
+            assert isinstance(texts, list)
+            for journal, text in zip(journals, texts, strict=True):
+                found[journal].append(Watermark.decode(text) if text else None)
+        return found
+
+    def post(self, batches: Sequence[Batch]) -> list[Outcome]:
+        """Book batches, at most one a shard, together where a server holds several shards.
+
+        Every batch has its own outcome; an error of one shard does not stop the others.
+        """
+        calls = [(self._connections.poster(batch.shard), self._post_command(batch)) for batch in batches]
+        try:
+            with server_errors():
+                answers = _send(calls)
+                unknown = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+                for index in unknown:
+                    calls[index][0].script_load(script("post").text)
+                for index, answer in zip(unknown, _send([calls[index] for index in unknown]), strict=True):
+                    answers[index] = answer
+        except LedgerError as error:
+            return [Outcome("unknown", error=error) for _ in batches]
+        return [_outcome(answer) for answer in answers]
+
+    def _post_command(self, batch: Batch) -> tuple[str | int, ...]:
+        shard = batch.shard
+        keys = [self.totals_key(shard), self.watermarks_key(shard), self.set_key(shard)]
+        words: list[str | int] = []
+        hits = 0
+        for hour, group in batch.hits.items():
+            kept = self._retention.periods_kept(hour)
+            words.append(len(kept))
+            for period, expiry in kept:
+                keys += [self.set_key(shard, period), self.totals_key(shard, period)]
+                words.append(expiry)
+            for table in (group.lines, group.urls):
+                words.append(len(table))
+                for name, count in table.items():
+                    words += (name, count)
+                    hits += count
+        head = (
+            self.identity.id,
+            batch.journal,
+            batch.expected.encode() if batch.expected else "",
+            batch.wanted.encode(),
+            hits,
+            most_urls_of(shard, self.identity.shards, self._settings.max_urls),
+            len(batch.hits),
+        )
+        return ("EVALSHA", script("post").sha, len(keys), *keys, *head, *words)
+
+    def confirm(self, journal: str, marks: Sequence[Watermark], replicas: int = 0) -> bool:
+        """Tell whether all that is posted of a journal file is on the disk of its server.
+
+        The watermark is written again and a WAITAOF sent behind it, on the posting connection.
+        Raises `LedgerUnavailableError` where a shard cannot be asked.
+        """
+        for shard, mark in enumerate(marks):
+            client = self._connections.poster(shard)
+            command = self._post_command(Batch(shard, journal, mark, mark, {}))
+            with server_errors():
+                written, waited = _send([(client, command), (client, ("WAITAOF", 1, replicas, CONFIRM_MS))])
+                if isinstance(written, NoScriptError):
+                    # What WAITAOF said is worth nothing: nothing was written. The caller comes again.
+                    client.script_load(script("post").text)
+            if isinstance(written, Exception) or _outcome(written).word != "duplicate":
+                return False
+            if not isinstance(waited, list) or waited[0] < 1 or waited[1] < replicas:
+                return False
+        return True
+
+    # Reading
+
+    def totals(self, period: Period | None = None) -> Totals:
+        """Return the totals of a period, or of all time, over every shard."""
+        shards = range(self.identity.shards)
+        with server_errors():
+            answers = _read(
+                [(self.reader(shard), ("HGETALL", self.totals_key(shard, period))) for shard in shards]
+                + [(self.reader(shard), ("ZCARD", self.set_key(shard, period))) for shard in shards]
+            )
+        lines: dict[str, int] = {}
+        requests = 0
+        for table in answers[: len(shards)]:
+            assert isinstance(table, dict)
+            requests += int(table.get("requests", 0))
+            for name, count in table.items():
+                if name.startswith("("):
+                    lines[name] = lines.get(name, 0) + int(count)
+        urls = sum(count for count in answers[len(shards) :] if isinstance(count, int))
+        return Totals(requests, urls, lines)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._connections.close()
+
+
+def shard_of(url: str, shards: int) -> int:
+    """Return the shard that a URL or a line belongs to: CRC-32 modulo the number of shards."""
+    return crc32(url.encode()) % shards
+
+
+def most_urls_of(shard: int, shards: int, most: int) -> int:
+    """Return one shard's part of the cap on distinct URLs; the parts add up to the cap."""
+    return most // shards + (shard < most % shards)
+
+
+def _outcome(answer: object) -> Outcome:
+    if isinstance(answer, redis.ResponseError):
+        return Outcome("unknown", error=refused(answer))
+    if isinstance(answer, Exception):
+        return Outcome("unknown", error=LedgerUnavailableError("The ledger cannot be reached."))
+    assert isinstance(answer, list)
+    word, text = answer
+    return Outcome(word, Watermark.decode(text) if text else None)
+
+
+Call = tuple[redis.Redis, tuple[str | int, ...]]
+
+
+def _send(calls: Sequence[Call]) -> list[object]:
+    """Send commands, one pipeline a client, and return the answers in order, error replies among them."""
+    answers: list[object] = [None] * len(calls)
+    by_client: dict[int, list[int]] = {}
+    for index, (client, _) in enumerate(calls):
+        by_client.setdefault(id(client), []).append(index)
+    for indexes in by_client.values():
+        pipeline = calls[indexes[0]][0].pipeline(transaction=False)
+        for index in indexes:
+            pipeline.execute_command(*calls[index][1])
+        for index, answer in zip(indexes, pipeline.execute(raise_on_error=False), strict=True):
+            answers[index] = answer
+    return answers
+
+
+def _read(calls: Sequence[Call]) -> list[object]:
+    """Send commands as `_send` does, and raise the first error reply."""
+    answers = _send(calls)
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers

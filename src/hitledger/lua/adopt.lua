@@ -1,0 +1,18 @@
+#!lua
+-- Make an empty shard part of a ledger; tell which ledger it belongs to.
+-- Called by LedgerStore.open.
+--
+-- KEYS  1 totals   2 watermarks   3 all-time set
+-- ARGV  1 ledger id
+-- Returns the id of the ledger that the shard belongs to; "" for counts that belong to none.
+-- Twice it changes nothing.
+
+local known = redis.call('HGET', KEYS[1], 'ledger')
+if known then
+  return known
+end
+if redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3]) > 0 then
+  return ''
+end
+redis.call('HSET', KEYS[1], 'ledger', ARGV[1])
+return ARGV[1]

@@ -1,0 +1,151 @@
+#!lua
+-- Post one batch of one journal file to one shard: counts and watermark, together or not at all.
+-- Called by Ledger.post.
+--
+-- KEYS  1 totals   2 watermarks   3 all-time set
+--       then two a period, as the groups in ARGV name them: its set, its totals
+-- ARGV  1 ledger id   2 journal name   3 watermark expected ("" for a new journal)
+--       4 watermark to set   5 hits in the batch   6 most URLs of this shard
+--       7 number of groups; then a group of hits that fell into the same periods:
+--         number of periods, each one's expiry (unix seconds),
+--         number of lines, each one's name and hits,
+--         number of URLs,  each one's name and hits
+-- Returns {outcome, watermark found}: "posted"; "duplicate" (the batch is in already);
+--       "elsewhere" (the watermark is not where the batch begins); "stranger" (the shard
+--       belongs to another ledger, or to none); "old" (a journal the ledger has forgotten)
+-- Twice it changes nothing: the second call finds the watermark moved and sets it to the same
+--       value again, so that a WAITAOF behind it on the connection waits for a write.
+-- Every check comes before the first write: a script is atomic but not transactional.
+
+local totals, watermarks, all = KEYS[1], KEYS[2], KEYS[3]
+local journal, expected, wanted = ARGV[2], ARGV[3], ARGV[4]
+
+local function demand(key, kind)
+  local found = redis.call('TYPE', key)['ok']
+  if found ~= kind and found ~= 'none' then
+    error({err = 'HITLEDGER wrong type: ' .. key .. ' is a ' .. found .. ', expected a ' .. kind})
+  end
+end
+
+demand(totals, 'hash')
+demand(watermarks, 'hash')
+demand(all, 'zset')
+for i = 4, #KEYS, 2 do
+  demand(KEYS[i], 'zset')
+  demand(KEYS[i + 1], 'hash')
+end
+
+local known = redis.call('HMGET', totals, 'ledger', 'floor', 'requests')
+if known[1] ~= ARGV[1] then
+  return {'stranger', ''}
+end
+local current = redis.call('HGET', watermarks, journal) or ''
+if current == wanted then
+  redis.call('HSET', watermarks, journal, wanted)
+  return {'duplicate', current}
+end
+if current ~= expected then
+  return {'elsewhere', current}
+end
+if current == '' and known[2] and journal < known[2] then
+  return {'old', ''}
+end
+
+-- Read the groups and check every number. `at` walks ARGV.
+local at = 7
+local function following()
+  at = at + 1
+  return ARGV[at]
+end
+local function pairs_of()
+  local found, sum = {}, 0
+  for i = 1, tonumber(following()) do
+    local name, hits = following(), following()
+    local number = tonumber(hits)
+    if not number or number < 1 or number ~= math.floor(number) then
+      error({err = 'HITLEDGER bad count in batch'})
+    end
+    found[i] = {name, hits}
+    sum = sum + number
+  end
+  return found, sum
+end
+
+local groups, sum = {}, 0
+for i = 1, tonumber(ARGV[7]) do
+  local group = {expiries = {}}
+  for j = 1, tonumber(following()) do
+    group.expiries[j] = following()
+  end
+  local lines_sum, urls_sum
+  group.lines, lines_sum = pairs_of()
+  group.urls, urls_sum = pairs_of()
+  group.sum = lines_sum + urls_sum
+  groups[i] = group
+  sum = sum + group.sum
+end
+if sum ~= tonumber(ARGV[5]) or at ~= #ARGV then
+  error({err = 'HITLEDGER batch does not add up'})
+end
+-- No score can be larger than the total, and sorted sets count exactly up to 2^53.
+if tonumber(known[3] or '0') + sum >= 9007199254740992 then
+  error({err = 'HITLEDGER shard is full: 2^53 hits'})
+end
+
+-- Past the cap, a URL that the ledger does not hold yet becomes "(overflow)".
+local room = tonumber(ARGV[6]) - redis.call('ZCARD', all)
+local function overflows(url, count)
+  if room >= count then
+    return false
+  end
+  if redis.call('ZSCORE', all, url) then
+    return false
+  end
+  if room > 0 then
+    room = room - 1
+    return false
+  end
+  return true
+end
+local distinct = 0
+for _, group in ipairs(groups) do
+  distinct = distinct + #group.urls
+end
+for _, group in ipairs(groups) do
+  local kept, over = {}, 0
+  for _, pair in ipairs(group.urls) do
+    if overflows(pair[1], distinct) then
+      over = over + tonumber(pair[2])
+    else
+      kept[#kept + 1] = pair
+      redis.call('ZINCRBY', all, pair[2], pair[1])
+    end
+  end
+  group.urls = kept
+  if over > 0 then
+    group.lines[#group.lines + 1] = {'(overflow)', string.format('%.0f', over)}
+  end
+end
+
+local key = 3
+local function add_totals(name, group)
+  redis.call('HINCRBY', name, 'requests', string.format('%.0f', group.sum))
+  for _, line in ipairs(group.lines) do
+    redis.call('HINCRBY', name, line[1], line[2])
+  end
+end
+for _, group in ipairs(groups) do
+  add_totals(totals, group)
+  for _, expiry in ipairs(group.expiries) do
+    local set, set_totals = KEYS[key + 1], KEYS[key + 2]
+    key = key + 2
+    for _, pair in ipairs(group.urls) do
+      redis.call('ZINCRBY', set, pair[2], pair[1])
+    end
+    add_totals(set_totals, group)
+    redis.call('EXPIREAT', set, expiry)
+    redis.call('EXPIREAT', set_totals, expiry)
+  end
+end
+redis.call('HSET', watermarks, journal, wanted)
+return {'posted', wanted}

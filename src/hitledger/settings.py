@@ -1,0 +1,300 @@
+"""Every setting once: name, default, unit and help.
+
+The environment variables, `hitledger settings`, the options of `hitledger serve` and the
+settings page of the docs are all made from the fields of `Settings`. Values are read once,
+at start, from `HITLEDGER_*`; a name that is not listed here, or a value out of range, stops
+the start with one line that names it. Needs the standard library only, so that counting in
+somebody else's application stays light.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from hitledger.errors import SettingsError
+
+PREFIX = "HITLEDGER_"
+LEDGER_SCHEMES = ("redis", "rediss", "unix")
+"""The URL schemes a ledger or broker may have, before `valkey` is read as `redis`."""
+
+Parser = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one setting's text is read: a parser that raises ValueError, and what it allows."""
+
+    parse: Parser
+    allowed: str
+    secret: bool = False
+
+
+def _integer(low: int, high: int, none: bool = False) -> Kind:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?\d{1,20}", text):
+            raise ValueError(text)
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError(text)
+        return value
+
+    return Kind(parse, f"a whole number from {low:,} to {high:,}" + (" or unset" if none else ""))
+
+
+def _flag() -> Kind:
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words |= {"0": False, "false": False, "no": False, "off": False}
+
+    def parse(text: str) -> bool:
+        if text.lower() not in words:
+            raise ValueError(text)
+        return words[text.lower()]
+
+    return Kind(parse, "1, true, yes, on, 0, false, no or off")
+
+
+def _choice(*options: str) -> Kind:
+    def parse(text: str) -> str:
+        if text not in options:
+            raise ValueError(text)
+        return text
+
+    return Kind(parse, "one of " + ", ".join(options))
+
+
+def _text(pattern: str, allowed: str) -> Kind:
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(text)
+        return text
+
+    return Kind(parse, allowed)
+
+
+def _path() -> Kind:
+    def parse(text: str) -> Path:
+        if not text or "\0" in text:
+            raise ValueError(text)
+        return Path(text).expanduser()
+
+    return Kind(parse, "a folder's path")
+
+
+def _path_list() -> Kind:
+    def parse(text: str) -> tuple[str, ...]:
+        items = tuple(item.strip() for item in text.split(",") if item.strip())
+        if any(not item.startswith("/") for item in items):
+            raise ValueError(text)
+        return items
+
+    return Kind(parse, "paths that begin with /, separated by commas; one that ends in * is a prefix")
+
+
+def _ledger_url() -> Kind:
+    def parse(text: str) -> str:
+        url = re.sub(r"^valkey", "redis", text)
+        parts = urlsplit(url)
+        _ = parts.port  # raises ValueError when it is no number
+        if parts.scheme not in LEDGER_SCHEMES or not (parts.hostname or parts.path.strip("/")):
+            raise ValueError(text)
+        return url
+
+    schemes = ", ".join(f"{scheme}://" for scheme in LEDGER_SCHEMES)
+    return Kind(parse, f"an address that begins with {schemes} (valkey for redis means the same)", secret=True)
+
+
+def _http_url() -> Kind:
+    def parse(text: str) -> str:
+        parts = urlsplit(text)
+        _ = parts.port
+        bad = parts.path.strip("/") or parts.query or parts.fragment or parts.username
+        if parts.scheme not in ("http", "https") or not parts.hostname or bad:
+            raise ValueError(text)
+        return f"{parts.scheme}://{parts.netloc}"
+
+    return Kind(parse, "http://host:port or https://host:port")
+
+
+def setting(default: Any, kind: Kind, help_text: str, unit: str = "") -> Any:
+    """Declare one field of `Settings`."""
+    return field(default=default, metadata={"kind": kind, "help": help_text, "unit": unit})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings, checked. Build it with `Settings.from_environment`, or directly in tests."""
+
+    host: str = setting(
+        "127.0.0.1", _text(r"[A-Za-z0-9.:_-]{1,253}", "a host name or an address"), "Address to listen on."
+    )
+    port: int = setting(5000, _integer(1, 65535), "Port to listen on.")
+    workers: int = setting(
+        os.cpu_count() or 1, _integer(1, 512), "Web processes; the default is the number of cores."
+    )
+    threads: int = setting(16, _integer(2, 1024), "Threads of each web process.")
+    redis_url: str | None = setting(
+        None, _ledger_url(), "The ledger's Redis or Valkey. Unset: an embedded Valkey in the data folder."
+    )
+    broker_url: str | None = setting(
+        None, _ledger_url(), "The Celery broker for test runs. Unset: the ledger's server."
+    )
+    data_dir: Path = setting(
+        Path(".hitledger"), _path(), "Folder of the journal and of the embedded Valkey's files."
+    )
+    key_prefix: str = setting(
+        "hitledger", _text(r"[A-Za-z0-9_.-]{1,64}", "1 to 64 letters, digits, _ . or -"), "First part of every key."
+    )
+    shards: int | None = setting(
+        None,
+        _integer(1, 1024, none=True),
+        "Shards of a new ledger; fixed once it is made. Unset: what the ledger has, else 1.",
+    )
+    self_url: str | None = setting(
+        None, _http_url(), "Where test runs send their requests. Unset: this service's own address."
+    )
+    test_max_requests: int = setting(
+        1_000_000, _integer(1, 1_000_000_000), "Most requests that one test run may ask for.", "requests"
+    )
+    test_connections: int = setting(
+        32, _integer(1, 1024), "Keep-alive connections of each test-run task.", "connections"
+    )
+    on_journal_failure: str = setting(
+        "serve",
+        _choice("serve", "refuse"),
+        "When a hit cannot be journalled: serve and tally it as lost, or refuse with 503.",
+    )
+    journal_sync: str = setting(
+        "interval",
+        _choice("none", "interval", "each"),
+        "When the journal is synced to disk: by the kernel, every 100 ms, or in each request.",
+    )
+    journal_file_bytes: int = setting(
+        64 * 2**20, _integer(4096, 2**40), "A process moves on to its next journal file at this size.", "bytes"
+    )
+    journal_cap_bytes: int = setting(
+        8 * 2**30, _integer(65536, 2**50), "Most bytes of journal on a host; hits beyond it are lost, loudly.", "bytes"
+    )
+    journal_hold_seconds: int = setting(
+        900, _integer(0, 365 * 86400), "How long a posted journal file is kept before it is deleted.", "seconds"
+    )
+    posting_interval_ms: int = setting(
+        100, _integer(1, 60_000), "Longest pause between two rounds of posting.", "milliseconds"
+    )
+    max_urls: int = setting(
+        50_000_000, _integer(1, 2**40), "Distinct URLs that the ledger takes; hits on others go to (overflow).", "URLs"
+    )
+    max_path_bytes: int = setting(
+        2048, _integer(16, 65535), "A longer path is answered with 414 and counted under (oversized).", "bytes"
+    )
+    count_unmatched: bool = setting(
+        False, _flag(), "Count 404s and 405s by path too, instead of under (unmatched)."
+    )
+    merge_trailing_slash: bool = setting(
+        False, _flag(), "Count /api/one and /api/one/ as one URL, the one without the slash."
+    )
+    uncounted_paths: tuple[str, ...] = setting(
+        ("/livez", "/readyz", "/metrics", "/static/*", "/live/*"),
+        _path_list(),
+        "Paths that are not counted; one that ends in * is a prefix.",
+    )
+    retention_hours: int = setting(
+        48, _integer(0, 24 * 366), "How long counts by hour are kept; 0 keeps none.", "hours"
+    )
+    retention_days: int = setting(92, _integer(0, 3660), "How long counts by day are kept; 0 keeps none.", "days")
+    retention_months: int = setting(
+        60, _integer(0, 1200), "How long counts by month are kept; 0 keeps none.", "months"
+    )
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Read `HITLEDGER_*`; an empty value counts as unset.
+
+        Raises:
+            SettingsError: an unknown name, or a value of the wrong type or out of range.
+        """
+        source = os.environ if environment is None else environment
+        known = {variable_of(each): each for each in fields(cls)}
+        values: dict[str, Any] = {}
+        for name, text in source.items():
+            if not name.startswith(PREFIX):
+                continue
+            if name not in known:
+                raise SettingsError(f"{name} is no setting.", _nearest(name, list(known)))
+            if text.strip():
+                values[known[name].name] = _parse(name, known[name], text.strip())
+        return cls(**values)
+
+    @property
+    def journal_dir(self) -> Path:
+        """The folder of this host's journal files."""
+        return self.data_dir / "journal"
+
+    @property
+    def own_url(self) -> str:
+        """The address test runs go to: configured, never taken from a request."""
+        if self.self_url:
+            return self.self_url
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
+        return f"http://[{host}]:{self.port}" if ":" in host.strip("[]") and host[0] != "[" else f"http://{host}:{self.port}"
+
+    def describe(self) -> list[dict[str, str]]:
+        """Return one row a setting: name, value (secrets hidden), default, unit, allowed, help."""
+        return [
+            {
+                "name": variable_of(each),
+                "value": _shown(each, getattr(self, each.name)),
+                "default": _shown(each, each.default),
+                "unit": each.metadata["unit"],
+                "allowed": each.metadata["kind"].allowed,
+                "help": each.metadata["help"],
+            }
+            for each in fields(self)
+        ]
+
+
+def variable_of(each: Field[Any]) -> str:
+    """Return the environment variable of a field of `Settings`."""
+    return PREFIX + each.name.upper()
+
+
+def hide_password(url: str) -> str:
+    """Return the URL with its password, if any, as `***`."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+
+
+def _parse(name: str, each: Field[Any], text: str) -> Any:
+    kind: Kind = each.metadata["kind"]
+    try:
+        return kind.parse(text)
+    except ValueError:
+        shown = "***" if kind.secret else repr(text[:200])
+        raise SettingsError(f"{name}={shown} is not allowed.", f"It takes {kind.allowed}.") from None
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415 - only a mistake pays for it
+
+    close = get_close_matches(name, known, n=1)
+    if close:
+        return f"Did you mean {close[0]}?"
+    return "`hitledger settings` lists them all."
+
+
+def _shown(each: Field[Any], value: Any) -> str:
+    if value is None or value is MISSING:
+        return ""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return hide_password(str(value)) if each.metadata["kind"].secret else str(value)

