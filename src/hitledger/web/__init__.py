@@ -1,0 +1,65 @@
+"""The web service: one factory that builds everything and passes it down."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from flask import Flask
+from flask_openapi3 import Info, OpenAPI
+
+from hitledger.counting import HitCounter
+from hitledger.ledger import LedgerStore
+from hitledger.middleware import CountHits
+from hitledger.report import Reports
+from hitledger.settings import Settings
+from hitledger.testrun.runs import Runs
+from hitledger.web.api import api_blueprint
+from hitledger.web.docs import docs_blueprint
+from hitledger.web.health import health_api
+from hitledger.web.problems import Problem, install_problems, validation_failed
+from hitledger.web.requests import install_request_checks
+from hitledger.web.runs import runs_api
+from hitledger.web.services import Services
+from hitledger.web.stats import stats_api
+
+DESCRIPTION = "Exact counts of every request that this service answers, by URL path."
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """Build the service's WSGI application; its background posting starts here too.
+
+    Raises:
+        SettingsError: a setting is wrong. LedgerError: no ledger is set.
+    """
+    settings = settings or Settings.from_environment()
+    store = LedgerStore(settings)
+    counter = HitCounter(settings, store)
+    services = Services(settings, store, counter, Reports(store), Runs(settings, store))
+    app = build_app(services)
+    counter.start()
+    return app
+
+
+def build_app(services: Services) -> Flask:
+    """Put the endpoints together, around services that exist already."""
+    app = OpenAPI(
+        "hitledger.web",
+        info=Info(title="hitledger", version=version("hitledger"), description=DESCRIPTION),
+        doc_ui=False,
+        validation_error_model=Problem,
+        validation_error_callback=validation_failed,
+        responses={"default": Problem},
+        static_url_path="/static",
+    )
+    app.json.sort_keys = False  # type: ignore[attr-defined] # the default provider has it
+    # Paths are counted as they come: no redirect to a slash, no folding of doubled ones.
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    install_request_checks(app, services.settings)
+    install_problems(app)
+    app.register_blueprint(api_blueprint())
+    app.register_blueprint(docs_blueprint(app))
+    for blueprint in (stats_api(services), runs_api(services), health_api(services)):
+        app.register_api(blueprint)
+    app.wsgi_app = CountHits(app.wsgi_app, services.counter)  # type: ignore[method-assign] # as Flask's docs do
+    return app
