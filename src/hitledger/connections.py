@@ -94,7 +94,7 @@ def server_errors() -> Iterator[None]:
     try:
         yield
     except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-        if isinstance(error, redis.AuthenticationError | redis.AuthorizationError):
+        if isinstance(error, redis.AuthenticationError):
             raise LedgerError("The ledger refused the user name or password.", "Check HITLEDGER_REDIS_URL.") from error
         raise LedgerUnavailableError(
             "The ledger cannot be reached.", "Counting goes on in the journal and is posted when it is back."

@@ -25,22 +25,21 @@ kernel's hands: no kill of any process loses it. What a power cut may lose is th
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import logging
 import os
 import re
-import secrets
 import threading
-import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_from_bytes
 from zlib import crc32
 
 from hitledger.errors import JournalError
+from hitledger.host import Host
 
 log = logging.getLogger("hitledger.journal")
 
@@ -89,7 +88,7 @@ class JournalWriter:
         sync: str = "interval",
         file_bytes: int = 64 * 2**20,
         cap_bytes: int = 8 * 2**30,
-        clock: Callable[[], float] = time.time,
+        host: Host | None = None,
         on_open: Callable[[], None] = lambda: None,
     ) -> None:
         self._directory = directory
@@ -97,7 +96,8 @@ class JournalWriter:
         self._interval = sync == "interval"
         self._file_bytes = file_bytes
         self._cap_bytes = cap_bytes
-        self._clock = clock
+        self._host = host or Host()
+        self._write, self._now = self._host.write, self._host.now
         self._on_open = on_open
         self._reset()
         _writers.add(self)
@@ -105,6 +105,7 @@ class JournalWriter:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._fd = -1
+        self._path = self._directory
         self._size = 0
         self._tally_fd = -1
         self._file_lost = 0
@@ -121,11 +122,11 @@ class JournalWriter:
         """Note one hit; return False where it could not be journalled and was tallied as lost."""
         if b"\n" in path:
             kind, path = ENCODED, quote_from_bytes(path, safe="/").encode()
-        body = b"%08x%b%b" % (int(self._clock()), kind, path)
+        body = b"%08x%b%b" % (int(self._now()), kind, path)
         record = b"\n%08x%b" % (crc32(body), body)
         with self._lock:
             try:
-                if os.write(self._fd, record) == len(record):
+                if self._write(self._fd, record) == len(record):
                     self._size += len(record)
                     self._dirty = True
                     if self._size < self._file_bytes and not self._each:
@@ -139,18 +140,18 @@ class JournalWriter:
     @property
     def writable(self) -> bool:
         """False while hits are being lost: what `on_journal_failure=refuse` asks before a request."""
-        return self._fd >= 0 or (not self._over_cap and time.monotonic() >= self._retry_at)
+        return self._fd >= 0 or (not self._over_cap and self._host.monotonic() >= self._retry_at)
 
     def maintain(self) -> None:
         """Sync what is due and hold the journal's cap; called every 100 ms from the background."""
         with self._lock:
-            self._leave_if_old_or_unlinked()
+            self._leave_if_old_or_unnamed()
             retired, self._retired = self._retired, []
-            current = os.dup(self._fd) if self._fd >= 0 and self._dirty and self._interval else -1
+            current = self._host.dup(self._fd) if self._fd >= 0 and self._dirty and self._interval else -1
             self._dirty = False
         for fd in retired:
-            _sync_and_close(fd, sync=self._interval)
-        if current >= 0 and not _sync_and_close(current, sync=True):
+            self._sync_and_close(fd, sync=self._interval)
+        if current >= 0 and not self._sync_and_close(current, sync=True):
             with self._lock:
                 self._seal("a sync failed")
         self._hold_cap()
@@ -164,7 +165,7 @@ class JournalWriter:
     def _after_write(self) -> bool:
         if self._each:
             try:
-                os.fdatasync(self._fd)
+                self._host.fdatasync(self._fd)
                 self._dirty = False
             except OSError as error:
                 # The record is in the file and will be posted; only its disk is in doubt.
@@ -185,20 +186,20 @@ class JournalWriter:
         self._retired += [fd for fd in (self._fd, self._tally_fd) if fd >= 0]
         self._fd = self._tally_fd = -1
 
-    def _leave_if_old_or_unlinked(self) -> None:
+    def _leave_if_old_or_unnamed(self) -> None:
         if self._fd < 0:
             return
-        if os.fstat(self._fd).st_nlink == 0:
-            log.error("a journal file was deleted while it was in use; its unposted hits are gone")
+        if not self._host.is_named(self._fd, self._path):
+            log.error("the journal file %s was deleted or set aside while in use; going on in another", self._path.name)
             self._move_on()
-        elif time.monotonic() - self._opened > MOST_FILE_SECONDS:
+        elif self._host.monotonic() - self._opened > MOST_FILE_SECONDS:
             self._move_on()
 
     def _append_to_new_file(self, record: bytes) -> bool:
-        if time.monotonic() >= self._retry_at and not self._over_cap:
+        if self._host.monotonic() >= self._retry_at and not self._over_cap:
             try:
                 self._open()
-                if os.write(self._fd, record) == len(record):
+                if self._write(self._fd, record) == len(record):
                     if self._failing:
                         log.warning("the journal can be written again; %d hits were lost", self.lost)
                     self._failing = False
@@ -211,7 +212,7 @@ class JournalWriter:
                 if not self._failing:
                     log.error("hits are being lost: the journal cannot be written: %s", error)  # noqa: TRY400
             self._failing = True
-            self._retry_at = time.monotonic() + RETRY_SECONDS
+            self._retry_at = self._host.monotonic() + RETRY_SECONDS
         self._tally()
         return False
 
@@ -220,46 +221,61 @@ class JournalWriter:
         self._file_lost += 1
         if self._tally_fd >= 0:
             with suppress(OSError):
-                os.pwrite(self._tally_fd, b"%0*d" % (TALLY_DIGITS, self._file_lost), TALLY_OFFSET)
+                self._host.pwrite(self._tally_fd, b"%0*d" % (TALLY_DIGITS, self._file_lost), TALLY_OFFSET)
 
     def _open(self) -> None:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        born = int(self._clock() * 1_000_000)
-        name = f"{born:016x}-{secrets.token_hex(16)}"
+        host = self._host
+        host.make_directory(self._directory)
+        name = f"{int(self._now() * 1_000_000):016x}-{host.random_hex(16)}"
         untold = self._file_lost if self._tally_fd < 0 else 0
         new = self._directory / f".new-{name}"
-        final = self._directory / (name + SUFFIX)
-        # Two descriptors: on Linux, pwrite(2) to an O_APPEND file appends, whatever its offset.
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-        tally_fd = os.open(new, flags | os.O_CREAT | os.O_EXCL, 0o600)
-        fd = -1
+        path = self._directory / (name + SUFFIX)
+        fds: list[int] = []
         try:
+            # Two descriptors: on Linux, pwrite(2) to an O_APPEND file appends, whatever its offset.
+            flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+            fds.append(host.open(new, flags | os.O_CREAT | os.O_EXCL, 0o600))
             header = make_header(name, untold)
-            if os.write(tally_fd, header) != len(header):
-                raise OSError(28, "no room for a journal file's header")
-            fd = os.open(new, flags | os.O_APPEND)
-            fcntl.flock(tally_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if host.write(fds[0], header) != len(header):
+                raise OSError(errno.ENOSPC, "no room for a journal file's header")
+            fds.append(host.open(new, flags | os.O_APPEND))
+            host.lock(fds[0])
             if self._each or self._interval:
-                os.fsync(fd)
-            new.rename(final)
+                host.fsync(fds[1])
+            host.rename(new, path)
             if self._each or self._interval:
-                sync_directory(self._directory)
+                host.sync_directory(self._directory)
         except OSError:
-            for each in (fd, tally_fd):
-                if each >= 0:
-                    os.close(each)
-            for leftover in (new, final):
-                with suppress(OSError):
-                    leftover.unlink()
+            self._discard(fds, new, path)
             raise
         if self._tally_fd >= 0:
             self._retired.append(self._tally_fd)
-        self._opened = time.monotonic()
+        self._path, self._opened = path, host.monotonic()
+        self._tally_fd, self._fd = fds
+        self._size, self._file_lost = HEADER_BYTES, untold
         self._on_open()
-        self._fd, self._tally_fd, self._size, self._file_lost = fd, tally_fd, HEADER_BYTES, untold
+
+    def _discard(self, fds: list[int], *paths: Path) -> None:
+        for fd in fds:
+            with suppress(OSError):
+                self._host.close(fd)
+        for path in paths:
+            with suppress(OSError):
+                self._host.unlink(path)
+
+    def _sync_and_close(self, fd: int, *, sync: bool) -> bool:
+        try:
+            if sync:
+                self._host.fdatasync(fd)
+        except OSError as error:
+            log.error("a journal file could not be synced: %s", error)  # noqa: TRY400 - a state, not a crash
+            return False
+        finally:
+            self._host.close(fd)
+        return True
 
     def _hold_cap(self) -> None:
-        total = sum(size for _, size in journal_files(self._directory))
+        total = sum(size for _, size in self._host.files(self._directory, SUFFIX))
         over = total >= self._cap_bytes
         if over and not self._over_cap:
             log.error("hits are being lost: the journal has reached its cap of %d bytes", self._cap_bytes)
@@ -271,7 +287,7 @@ class JournalWriter:
     def _after_fork_in_child(self) -> None:
         for fd in {self._fd, self._tally_fd, *self._retired} - {-1}:
             with suppress(OSError):
-                os.close(fd)  # the parent's lock stays: it belongs to the open file, not to us
+                self._host.close(fd)  # the parent's lock stays: it belongs to the open file, not to us
         self._reset()
 
 
@@ -293,13 +309,13 @@ def make_header(name: str, lost: int = 0) -> bytes:
     return head.ljust(TALLY_OFFSET) + b"%0*d" % (TALLY_DIGITS, lost) + b" " * (HEADER_BYTES - TALLY_OFFSET - TALLY_DIGITS)
 
 
-def read_header(fd: int) -> JournalHeader:
+def read_header(host: Host, fd: int) -> JournalHeader:
     """Read a journal file's header.
 
     Raises:
         JournalError: it is damaged, or of a version that this program does not know.
     """
-    data = os.pread(fd, HEADER_BYTES, 0)
+    data = host.pread(fd, HEADER_BYTES, 0)
     match = _HEADER.fullmatch(data[:TALLY_OFFSET])
     if len(data) < HEADER_BYTES or not match:
         raise JournalError("A journal file has a damaged header.")
@@ -320,48 +336,3 @@ def is_good(record: bytes) -> bool:
         return int(record[:8], 16) == crc32(record[8:])
     except ValueError:
         return False
-
-
-def journal_files(directory: Path) -> Iterator[tuple[Path, int]]:
-    """Yield this host's journal files with their sizes in bytes, oldest first."""
-    try:
-        with os.scandir(directory) as entries:
-            found = [(entry.name, entry.stat().st_size) for entry in entries if entry.name.endswith(SUFFIX)]
-    except FileNotFoundError:
-        return
-    for name, size in sorted(found):
-        yield directory / name, size
-
-
-@contextmanager
-def writer_lock(fd: int) -> Iterator[bool]:
-    """Try to take a journal file's lock; True within means that its writer is gone."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        fcntl.flock(fd, fcntl.LOCK_UN)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync_and_close(fd: int, *, sync: bool) -> bool:
-    try:
-        if sync:
-            os.fdatasync(fd)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return True

@@ -221,7 +221,7 @@ class LedgerStore:
             "shards": str(shards),
             "made": str(int(time.time())),
         }
-        arguments = [word for pair in fresh.items() for word in pair]
+        arguments: list[str | int] = [word for pair in fresh.items() for word in pair]
         flat = script("make")(client, [self.key("meta")], arguments)
         assert isinstance(flat, list)
         return dict(zip(flat[::2], flat[1::2], strict=True))
@@ -412,7 +412,7 @@ def _send(calls: Sequence[Call]) -> list[object]:
     for indexes in by_client.values():
         pipeline = calls[indexes[0]][0].pipeline(transaction=False)
         for index in indexes:
-            pipeline.execute_command(*calls[index][1])
+            pipeline.execute_command(*calls[index][1])  # type: ignore[no-untyped-call]
         for index, answer in zip(indexes, pipeline.execute(raise_on_error=False), strict=True):
             answers[index] = answer
     return answers

@@ -13,12 +13,9 @@ Leans on: `LedgerStore.post` for exactness, `journal` for the format of the file
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-import secrets
 import threading
-import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -26,24 +23,30 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 from zlib import crc32
 
 from hitledger.errors import JournalError, LedgerError, LedgerUnavailableError
+from hitledger.host import Host
 from hitledger.journal import (
     ENCODED,
     HEADER_BYTES,
     OVERSIZED_KIND,
     PATH,
-    RECORD_HEAD_BYTES,
     SUFFIX,
     UNMATCHED_KIND,
     is_good,
-    journal_files,
     read_header,
-    sync_directory,
-    writer_lock,
 )
-from hitledger.ledger import MOST_URLS_A_CALL, Batch, Hits, LedgerStore, Outcome, Watermark, shard_of
+from hitledger.ledger import (
+    MOST_URLS_A_CALL,
+    Batch,
+    Hits,
+    LedgerIdentity,
+    Outcome,
+    Watermark,
+    shard_of,
+)
 from hitledger.paths import OVERSIZED, UNMATCHED, path_of, url_of
 from hitledger.settings import Settings
 
@@ -86,6 +89,22 @@ class Taken:
     """One table a shard: hour -> hits."""
 
 
+class PostingLedger(Protocol):
+    """What posting asks of the ledger; `LedgerStore` is it."""
+
+    def open(self) -> LedgerIdentity:
+        """Look at the ledger anew."""
+
+    def watermarks(self, journals: Sequence[str]) -> dict[str, list[Watermark | None]]:
+        """Return the watermarks of journal files, one a shard."""
+
+    def post(self, batches: Sequence[Batch]) -> list[Outcome]:
+        """Book batches."""
+
+    def confirm(self, journal: str, marks: Sequence[Watermark], replicas: int = 0) -> bool:
+        """Tell whether all that is posted of a file is durable."""
+
+
 class UrlTable:
     """What record bodies mean: a cache of body -> (is a line, URL or line)."""
 
@@ -116,16 +135,17 @@ class UrlTable:
 class Follower:
     """One journal file and how far it is posted to each shard."""
 
-    def __init__(self, path: Path, urls: UrlTable) -> None:
+    def __init__(self, path: Path, urls: UrlTable, host: Host) -> None:
         self.path = path
         self.name = path.name.removesuffix(SUFFIX)
         self._urls = urls
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._host = host
+        self._fd = host.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            if read_header(self._fd).name != self.name:
+            if read_header(host, self._fd).name != self.name:
                 raise JournalError(f"The journal file {path.name} has another file's header.")
         except JournalError:
-            os.close(self._fd)
+            host.close(self._fd)
             raise
         self.shards: list[ShardProgress] = []
         self._checked = (HEADER_BYTES, 0)
@@ -133,12 +153,12 @@ class Follower:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        self._host.close(self._fd)
 
     @property
     def size(self) -> int:
         """The file's size in bytes."""
-        return os.fstat(self._fd).st_size
+        return self._host.size(self._fd)
 
     @property
     def posted(self) -> int:
@@ -148,7 +168,7 @@ class Follower:
     @property
     def lost(self) -> int:
         """Hits that the file's writer could not journal."""
-        return read_header(self._fd).lost
+        return read_header(self._host, self._fd).lost
 
     @property
     def has_untold_losses(self) -> bool:
@@ -159,8 +179,12 @@ class Follower:
     @contextmanager
     def writer_gone(self) -> Iterator[bool]:
         """Tell whether the file's writer is gone or has moved on; it cannot come back within."""
-        with writer_lock(self._fd) as gone:
+        gone = self._host.lock(self._fd)
+        try:
             yield gone
+        finally:
+            if gone:
+                self._host.unlock(self._fd)
 
     def look(self, marks: Sequence[Watermark | None]) -> None:
         """Take over the watermarks that the ledger has.
@@ -186,7 +210,7 @@ class Follower:
         if mark.offset < offset:
             offset, crc = HEADER_BYTES, 0
         while offset < mark.offset:
-            data = os.pread(self._fd, min(CHUNK_BYTES, mark.offset - offset), offset)
+            data = self._host.pread(self._fd, min(CHUNK_BYTES, mark.offset - offset), offset)
             if not data:
                 raise JournalError(f"The journal file {self.name} is shorter than what was posted of it.")
             crc = crc32(data, crc)
@@ -208,7 +232,7 @@ class Follower:
         # of it is new or all of it is posted.
         stop = min((shard.clean for shard in self.shards if shard.clean > start), default=None)
         room = CHUNK_BYTES if stop is None else min(CHUNK_BYTES, stop - start)
-        data = os.pread(self._fd, room, start)
+        data = self._host.pread(self._fd, room, start)
         if not data:
             return None
         pieces = data.split(b"\n")
@@ -340,13 +364,13 @@ class Poster:
     """Posts all journal files of a host; any number of posters may run at once."""
 
     def __init__(
-        self, settings: Settings, store: LedgerStore, *, monotonic: Callable[[], float] = time.monotonic
+        self, settings: Settings, store: PostingLedger, *, host: Host | None = None
     ) -> None:
         self._settings = settings
         self._store = store
         self._directory = settings.journal_dir
         self._urls = UrlTable(merge_trailing_slash=settings.merge_trailing_slash)
-        self._monotonic = monotonic
+        self._host = host or Host()
         self._reset()
         _posters.add(self)
 
@@ -355,7 +379,7 @@ class Poster:
         self._set_aside: set[str] = set()
         self._mutex = threading.Lock()
         self._lock_fd = -1
-        self._token = secrets.token_bytes(16)
+        self._token = self._host.random_hex(8).encode()
         self._looked_at = float("-inf")
         self._error = ""
         self._started = self._ended = 0
@@ -363,7 +387,7 @@ class Poster:
     @property
     def status(self) -> PostingStatus:
         """What is known since the last round; asks nobody."""
-        total = sum(size - HEADER_BYTES for _, size in journal_files(self._directory))
+        total = sum(size - HEADER_BYTES for _, size in self._host.files(self._directory, SUFFIX))
         posted = sum(each.posted - HEADER_BYTES for each in list(self._followers.values()) if each.shards)
         return PostingStatus(max(0, total - posted), self._error)
 
@@ -382,7 +406,7 @@ class Poster:
     def round(self) -> None:
         """Post what there is, look for a ledger that fell back, and delete what has been held. Raises as `post_now`."""
         with self._mutex:
-            self._run(look=self._monotonic() - self._looked_at >= LOOK_SECONDS, keep_house=True)
+            self._run(look=self._host.monotonic() - self._looked_at >= LOOK_SECONDS, keep_house=True)
 
     def close(self) -> None:
         """Close every file."""
@@ -394,7 +418,7 @@ class Poster:
         for follower in self._followers.values():
             follower.close()
         if self._lock_fd >= 0:
-            os.close(self._lock_fd)
+            self._host.close(self._lock_fd)
 
     def _after_fork_in_child(self) -> None:
         # The files are shared with the parent, and so would their locks be.
@@ -402,8 +426,6 @@ class Poster:
         self._reset()
 
     def _run(self, *, look: bool, keep_house: bool = False) -> None:
-        if not self._directory.is_dir():
-            return
         self._started += 1
         run = self._started
         try:
@@ -425,20 +447,29 @@ class Poster:
     def _posting_lock(self) -> Iterator[bool]:
         """Hold the host's posting lock; True within where nobody else posted since last time."""
         if self._lock_fd < 0:
+            self._host.make_directory(self._directory)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._lock_fd = os.open(self._directory / "posting.lock", flags, 0o600)
-        held = _flock_within(self._lock_fd, LOCK_SECONDS)
+            self._lock_fd = self._host.open(self._directory / "posting.lock", flags, 0o600)
+        held = self._lock_within(LOCK_SECONDS)
         try:
-            mine = held and os.pread(self._lock_fd, 16, 0) == self._token
+            mine = held and self._host.pread(self._lock_fd, 16, 0) == self._token
             if held and not mine:
-                os.pwrite(self._lock_fd, self._token, 0)
+                self._host.pwrite(self._lock_fd, self._token, 0)
             yield mine
         finally:
             if held:
-                fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+                self._host.unlock(self._lock_fd)
+
+    def _lock_within(self, seconds: float) -> bool:
+        deadline = self._host.monotonic() + seconds
+        while not self._host.lock(self._lock_fd):
+            if self._host.monotonic() >= deadline:
+                return False
+            self._host.sleep(0.002)
+        return True
 
     def _follow_new_files(self) -> bool:
-        present = {path.name: path for path, _ in journal_files(self._directory)}
+        present = {path.name: path for path, _ in self._host.files(self._directory, SUFFIX)}
         for name in set(self._followers) - set(present):
             self._followers.pop(name).close()
         new = False
@@ -446,7 +477,7 @@ class Poster:
             if name in self._followers or name in self._set_aside:
                 continue
             try:
-                self._followers[name] = Follower(present[name], self._urls)
+                self._followers[name] = Follower(present[name], self._urls, self._host)
                 new = True
             except FileNotFoundError:
                 continue
@@ -462,7 +493,7 @@ class Poster:
                 follower.look(found[follower.name])
             except JournalError as error:
                 self._quarantine(name, str(error))
-        self._looked_at = self._monotonic()
+        self._looked_at = self._host.monotonic()
 
     def _post_files(self) -> None:
         for follower in list(self._followers.values()):
@@ -500,7 +531,7 @@ class Poster:
         target = follower.path.with_suffix(".quarantined")
         log.error("journal file %s is set aside as %s: %s", name, target.name, reason)
         with suppress(OSError):
-            follower.path.rename(target)
+            self._host.rename(follower.path, target)
         follower.close()
 
     def _keep_house(self) -> None:
@@ -510,7 +541,7 @@ class Poster:
                     continue
                 if follower.confirmed_at is None:
                     self._confirm(follower)
-                elif self._monotonic() - follower.confirmed_at >= self._settings.journal_hold_seconds:
+                elif self._host.monotonic() - follower.confirmed_at >= self._settings.journal_hold_seconds:
                     self._delete(name, follower)
 
     def _bring_to_end(self, follower: Follower) -> bool:
@@ -527,7 +558,7 @@ class Poster:
             return
         marks = [shard.mark or Watermark() for shard in follower.shards]
         if self._store.confirm(follower.name, marks):
-            follower.confirmed_at = self._monotonic()
+            follower.confirmed_at = self._host.monotonic()
 
     def _delete(self, name: str, follower: Follower) -> None:
         marks = self._store.watermarks([follower.name])[follower.name]
@@ -535,8 +566,8 @@ class Poster:
             self._looked_at = float("-inf")
             follower.confirmed_at = None
             return
-        follower.path.unlink(missing_ok=True)
-        sync_directory(self._directory)
+        self._host.unlink(follower.path)
+        self._host.sync_directory(self._directory)
         self._followers.pop(name).close()
 
 
@@ -600,16 +631,3 @@ class Bookkeeper:
             except Exception:
                 log.exception("posting failed; it is tried again")
                 pause = min(2.0, pause * 2)
-
-
-def _flock_within(fd: int, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.002)
-        else:
-            return True
