@@ -216,7 +216,7 @@ class LedgerStore:
         shards = self._settings.shards or 1
         known = client.hget(self.totals_key(0), "ledger")
         fresh = {
-            "id": known or secrets.token_hex(16),
+            "id": str(known) if known else secrets.token_hex(16),
             "format": FORMAT,
             "shards": str(shards),
             "made": str(int(time.time())),
@@ -412,7 +412,7 @@ def _send(calls: Sequence[Call]) -> list[object]:
     for indexes in by_client.values():
         pipeline = calls[indexes[0]][0].pipeline(transaction=False)
         for index in indexes:
-            pipeline.execute_command(*calls[index][1])  # type: ignore[no-untyped-call]
+            pipeline.execute_command(*calls[index][1])
         for index, answer in zip(indexes, pipeline.execute(raise_on_error=False), strict=True):
             answers[index] = answer
     return answers

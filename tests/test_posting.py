@@ -1,0 +1,379 @@
+"""posting: what the journal holds is in the ledger exactly once, whatever happens in between."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from hitledger import journal, posting
+from hitledger.errors import LedgerError, LedgerUnavailableError
+from hitledger.journal import HEADER_BYTES, JournalWriter
+from hitledger.ledger import Batch, LedgerStore, Outcome, Watermark
+from hitledger.paths import url_of
+from hitledger.posting import Poster
+from hitledger.settings import Settings
+from tests.support import Valkey
+
+
+class Books:
+    """A journal and a ledger side by side, for tests that post by hand."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = LedgerStore(settings)
+        self.journal = JournalWriter(settings.journal_dir, file_bytes=settings.journal_file_bytes)
+        self.poster = Poster(settings, self.store)
+
+    def note(self, *paths: bytes) -> None:
+        for path in paths:
+            assert self.journal.append(journal.PATH, path)
+
+    def counts(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for shard in range(self.store.identity.shards):
+            pairs = self.store.reader(shard).zrange(self.store.set_key(shard), 0, -1, withscores=True)
+            found |= {str(url): int(count) for url, count in pairs}
+        return found
+
+    def files(self) -> list[Path]:
+        return sorted(self.settings.journal_dir.glob("*.journal"))
+
+    def close(self) -> None:
+        self.poster.close()
+        self.journal.close()
+        self.store.close()
+
+
+@pytest.fixture
+def books(settings: Settings) -> Iterator[Books]:
+    books = Books(settings)
+    yield books
+    books.close()
+
+
+@pytest.fixture(params=[1, 3], ids=["one shard", "three shards"])
+def sharded(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Books]:
+    books = Books(replace(settings, shards=request.param))
+    yield books
+    books.close()
+
+
+def test_hits_are_posted_once(sharded: Books) -> None:
+    """Posting twice books what was there once, and what is new once."""
+    sharded.note(b"/a", b"/a", b"/b")
+    sharded.poster.post_now()
+    sharded.poster.post_now()
+    sharded.note(b"/a", b"/c")
+    sharded.poster.post_now()
+    assert sharded.counts() == {"/a": 3, "/b": 1, "/c": 1}
+    assert sharded.store.totals().requests == 5
+
+
+def test_two_posters_do_not_double(sharded: Books) -> None:
+    """A second poster that knows nothing of the first goes on where that one was."""
+    other = Poster(sharded.settings, LedgerStore(sharded.settings))
+    for number in range(20):
+        sharded.note(b"/%d" % (number % 7), b"/x")
+        (sharded.poster if number % 3 else other).post_now()
+    assert sum(sharded.counts().values()) == sharded.store.totals().requests == 40
+    other.close()
+
+
+def test_a_poster_without_the_lock_is_still_exact(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another process holds the lock for too long, posting goes on beside it, exactly."""
+    monkeypatch.setattr(posting, "LOCK_SECONDS", 0.0)
+    books.note(b"/a")
+    books.poster.post_now()
+    lock = os.open(books.settings.journal_dir / "posting.lock", os.O_RDWR)
+    assert books.poster._host.lock(lock)
+    other = Poster(books.settings, books.store)
+    for _ in range(5):
+        books.note(b"/a")
+        books.poster.post_now()
+        other.post_now()
+    os.close(lock)
+    assert books.counts() == {"/a": 6}
+    other.close()
+
+
+def test_many_urls_go_in_several_calls(sharded: Books) -> None:
+    """More distinct URLs than one script call takes are all booked."""
+    paths = [b"/%d" % number for number in range(5_000)]
+    sharded.note(*paths, *paths[:2_000])
+    sharded.poster.post_now()
+    assert sharded.counts() == {f"/{number}": 1 + (number < 2_000) for number in range(5_000)}
+
+
+def test_lines_are_counted_beside_the_urls(books: Books) -> None:
+    """Unmatched and oversized requests are in the totals, and are no URLs."""
+    books.note(b"/a")
+    for kind in (journal.UNMATCHED_KIND, journal.UNMATCHED_KIND, journal.OVERSIZED_KIND):
+        books.journal.append(kind, b"")
+    books.poster.post_now()
+    totals = books.store.totals()
+    assert (totals.requests, totals.urls) == (4, 1)
+    assert totals.lines == {"(unmatched)": 2, "(oversized)": 1}
+
+
+def test_the_cap_on_urls_is_exact(sharded: Books) -> None:
+    """Past the cap new URLs are counted under (overflow), known ones as before, and nothing else changes."""
+    capped = Books(replace(sharded.settings, max_urls=30))
+    capped.note(*[b"/%d" % number for number in range(200)] * 2, *[b"/first"] * 5)
+    capped.poster.post_now()
+    totals = capped.store.totals()
+    assert totals.urls == 30
+    assert totals.requests == 405
+    assert sum(capped.counts().values()) + totals.lines["(overflow)"] == 405
+    before = capped.counts()
+    capped.note(*[b"/%d" % number for number in range(200)])
+    capped.poster.post_now()
+    assert set(capped.counts()) == set(before)
+    assert sum(capped.counts().values()) == sum(before.values()) + len([url for url in before if url != "/first"])
+    capped.close()
+
+
+def test_an_unfinished_record_waits(books: Books) -> None:
+    """A reader that meets half a record leaves it for later, and takes it whole when it is."""
+    books.note(b"/a", b"/b")
+    (path,) = books.files()
+    whole = path.read_bytes()
+    with path.open("r+b") as file:
+        file.truncate(len(whole) - 3)
+    books.poster.post_now()
+    assert books.counts() == {"/a": 1}
+    path.write_bytes(whole)
+    books.poster.post_now()
+    assert books.counts() == {"/a": 1, "/b": 1}
+
+
+def test_a_torn_end_of_a_dead_writer_is_passed_over(books: Books) -> None:
+    """What a crash left of its last record holds nothing up and counts nothing."""
+    books.note(b"/a", b"/b")
+    books.journal.close()
+    (path,) = books.files()
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 3)
+    books.poster.post_now()
+    assert books.counts() == {"/a": 1}
+    assert books.poster.status.pending_bytes == 0
+
+
+def test_every_flipped_byte_costs_one_record_at_most(settings: Settings) -> None:
+    """A byte that flips on the disk spoils its own record, which is counted as damaged; the rest is booked."""
+    template = Books(settings)
+    template.note(b"/a", b"/b", b"/c")
+    template.journal.close()
+    (path,) = template.files()
+    data = path.read_bytes()
+    for place in range(HEADER_BYTES, len(data)):
+        books = Books(replace(settings, key_prefix=f"{settings.key_prefix}-{place}"))
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
+        books.poster.post_now()
+        counts = books.counts()
+        # A flipped line feed joins two records; a torn last one is passed over in silence.
+        assert sum(counts.values()) >= (1 if data[place : place + 1] == b"\n" else 2), place
+        assert set(counts) <= {"/a", "/b", "/c"}
+        books.close()
+    template.close()
+
+
+def test_a_cloned_file_is_not_merged(books: Books) -> None:
+    """A file that went another way under a name that was posted is set aside, and nothing of it is booked."""
+    books.note(b"/a", b"/a")
+    books.poster.post_now()
+    books.poster.close()
+    (path,) = books.files()
+    path.write_bytes(path.read_bytes()[:HEADER_BYTES] + b"\n" + b"x" * 200)
+    books.poster.post_now()
+    assert books.counts() == {"/a": 2}
+    assert not books.files()
+    assert len(list(books.settings.journal_dir.glob("*.quarantined"))) == 1
+
+
+def test_a_file_shorter_than_posted_is_set_aside_and_the_writer_goes_on(books: Books) -> None:
+    """A disk that was rolled back loses nothing that comes after it."""
+    books.note(b"/a", b"/a")
+    books.poster.post_now()
+    books.poster.close()
+    (path,) = books.files()
+    with path.open("r+b") as file:
+        file.truncate(HEADER_BYTES + 5)
+    books.poster.post_now()
+    books.journal.maintain()
+    books.note(b"/b")
+    books.poster.post_now()
+    assert books.counts() == {"/a": 2, "/b": 1}
+
+
+def test_a_ledger_that_fell_back_is_healed(books: Books) -> None:
+    """Counts and watermarks that went back together are brought forward from the files that are held."""
+    books.note(b"/a", b"/b")
+    books.poster.post_now()
+    client = books.store.reader(0)
+    keys = [books.store.set_key(0), books.store.totals_key(0), books.store.watermarks_key(0)]
+    dumps = [(key, client.dump(key)) for key in keys] if False else [(key, _copy(client, key)) for key in keys]
+    books.note(b"/a", b"/c")
+    books.poster.post_now()
+    for key, copy in dumps:
+        client.rename(copy, key)
+    assert books.counts() == {"/a": 1, "/b": 1}
+    books.poster.post_now()
+    assert books.counts() == {"/a": 2, "/b": 1, "/c": 1}
+    assert books.store.totals().requests == 4
+
+
+def _copy(client: object, key: str) -> str:
+    client.copy(key, f"{key}:copy")  # type: ignore[attr-defined]
+    return f"{key}:copy"
+
+
+def test_a_ledger_that_was_emptied_is_made_anew(books: Books, valkey: Valkey) -> None:
+    """After a FLUSHALL what the journal still holds is booked again, once."""
+    books.note(b"/a", b"/b")
+    books.poster.post_now()
+    for key in valkey.client.scan_iter(f"{books.settings.key_prefix}:*"):
+        valkey.client.delete(key)
+    books.note(b"/a")
+    books.poster.post_now()
+    assert books.counts() == {"/a": 2, "/b": 1}
+
+
+class LosesReplies(LedgerStore):
+    """A ledger of which every second reply to a posting is lost after the work is done."""
+
+    calls = 0
+
+    def post(self, batches: list[Batch]) -> list[Outcome]:  # type: ignore[override]
+        outcomes = super().post(batches)
+        self.calls += 1
+        if self.calls % 2:
+            error = LedgerUnavailableError("The reply was lost.")
+            return [Outcome("unknown", error=error) for _ in batches]
+        return outcomes
+
+
+def test_a_lost_reply_doubles_nothing(sharded: Books) -> None:
+    """Where nobody knows whether a batch was booked, the watermark does."""
+    poster = Poster(sharded.settings, LosesReplies(sharded.settings))
+    for number in range(10):
+        sharded.note(b"/%d" % (number % 4))
+        while True:
+            try:
+                poster.post_now()
+                break
+            except LedgerError:
+                continue
+    assert sum(sharded.counts().values()) == 10
+    poster.close()
+
+
+def test_a_file_is_deleted_only_when_posted_confirmed_and_held(books: Books) -> None:
+    """A live writer's file stays; a dead one's goes after the hold, and not before."""
+    held = Poster(replace(books.settings, journal_hold_seconds=3600), books.store)
+    swift = Poster(replace(books.settings, journal_hold_seconds=0), books.store)
+    books.note(b"/a")
+    swift.round()
+    swift.round()
+    assert len(books.files()) == 1
+    books.journal.close()
+    held.round()
+    held.round()
+    assert len(books.files()) == 1
+    swift.round()
+    swift.round()
+    assert not books.files()
+    assert books.counts() == {"/a": 1}
+    held.close()
+    swift.close()
+
+
+def test_losses_reach_the_ledger(books: Books) -> None:
+    """Hits that a process could not journal are in the watermark of its file."""
+    books.note(b"/a")
+    (path,) = books.files()
+    with path.open("r+b") as file:
+        file.seek(journal.TALLY_OFFSET)
+        file.write(b"%020d" % 7)
+    books.poster.post_now()
+    mark = books.store.watermarks([path.stem])[path.stem][0]
+    assert mark == Watermark(path.stat().st_size, 1, mark.crc if mark else 0, lost=7)
+
+
+def test_hits_are_booked_in_the_hour_they_were_received(books: Books) -> None:
+    """However late it is posted, a hit belongs to the hour, day and month of its record."""
+
+    class Yesterday(type(books.journal._host)):  # type: ignore[misc]
+        now = staticmethod(lambda: Host().now() - 86_400)
+
+    from hitledger.host import Host
+    from hitledger.periods import Period
+    from datetime import UTC, datetime, timedelta
+
+    yesterday = JournalWriter(books.settings.journal_dir, host=Yesterday())
+    yesterday.append(journal.PATH, b"/a")
+    books.note(b"/b")
+    books.poster.post_now()
+    moment = datetime.now(UTC)
+    assert books.store.totals(Period.containing("day", moment)).requests == 1
+    assert books.store.totals(Period.containing("day", moment - timedelta(days=1))).requests == 1
+    assert books.store.totals(Period.containing("hour", moment - timedelta(days=1))).requests == 1
+    key = books.store.set_key(0, Period.containing("hour", moment))
+    left = books.store.reader(0).ttl(key)
+    assert 48 * 3600 <= left <= 49 * 3600
+    yesterday.close()
+
+
+PATHS = st.binary(max_size=12)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("note"), st.integers(0, 1), st.lists(PATHS, min_size=1, max_size=8)),
+        st.tuples(st.just("post"), st.integers(0, 1)),
+        st.tuples(st.just("round"), st.integers(0, 1)),
+        st.tuples(st.just("die"), st.integers(0, 1)),
+    ),
+    max_size=25,
+)
+
+
+@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS, shards=st.sampled_from([1, 2, 5]))
+def test_journal_to_ledger_is_a_counter(
+    settings: Settings, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[object, ...]], shards: int
+) -> None:
+    """Whatever two writers and two posters do in whatever order, the ledger ends up as a plain Counter."""
+    own = replace(
+        settings, shards=shards, data_dir=tmp_path_factory.mktemp("data"), journal_hold_seconds=0,
+        key_prefix=f"{settings.key_prefix}-{os.urandom(6).hex()}", journal_file_bytes=4096,
+    )  # fmt: skip
+    store = LedgerStore(own)
+    writers = [JournalWriter(own.journal_dir, file_bytes=HEADER_BYTES + 120) for _ in range(2)]
+    posters = [Poster(own, store) for _ in range(2)]
+    truth: Counter[str] = Counter()
+    for step in steps:
+        match step:
+            case ("note", int(who), list(paths)):
+                for path in paths:
+                    writers[who].append(journal.PATH, path)
+                    truth[url_of(path)] += 1
+                writers[who].maintain()
+            case ("post", int(who)):
+                posters[who].post_now()
+            case ("round", int(who)):
+                posters[who].round()
+            case ("die", int(who)):
+                writers[who].close()
+    posters[0].post_now()
+    books = Books.__new__(Books)
+    books.store = store
+    assert books.counts() == dict(truth)
+    assert store.totals().requests == truth.total()
+    for each in (*posters, *writers, store):
+        each.close()
