@@ -17,9 +17,9 @@ SOURCE = Path(__file__).parent.parent / "src"
 ROOMS = (
     {"errors", "settings", "host"},
     {"paths", "periods", "journal", "connections", "ledger"},
-    {"posting", "counting", "report"},
+    {"follower", "posting", "counting", "report"},
     {"middleware", "testrun", "web"},
-    {"embedded", "serve", "cli"},
+    {"embedded", "supervision", "serve", "cli", "__main__"},
     {"__init__"},
 )
 """The first word of each module's name, by floor: a room uses its own floor and those before it."""
@@ -76,7 +76,7 @@ def all_imports() -> list[Import]:
 
 def floor_of(module: str) -> int:
     """Return the floor that a module of ours is on."""
-    room = (module.split(".") + ["__init__"])[1]
+    room = [*module.split("."), "__init__"][1]
     for floor, rooms in enumerate(ROOMS):
         if room in rooms:
             return floor
