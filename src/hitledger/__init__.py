@@ -1,6 +1,21 @@
 """Exact counts of every request a web service answers, by URL path, in Redis or Valkey."""
 
-from hitledger.errors import HitledgerError
-from hitledger.middleware import CountHits
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-__all__ = ["CountHits", "HitledgerError"]
+from hitledger.errors import HitledgerError
+
+if TYPE_CHECKING:
+    from hitledger.middleware import CountHits
+    from hitledger.web import create_app
+
+__all__ = ["CountHits", "HitledgerError", "create_app"]
+
+_HOMES = {"CountHits": "hitledger.middleware", "create_app": "hitledger.web"}
+
+
+def __getattr__(name: str) -> object:
+    # At first use: counting must not import the web service, nor `hitledger --help` redis-py.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

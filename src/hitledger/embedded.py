@@ -10,7 +10,7 @@ append-only file in the data folder:
     <data>/valkey/run            a link to the short folder that the socket is in
 
 Guarantee: what the server has acknowledged is on disk (`appendfsync always`), so counts
-outlive any signal, a crash and a reboot. Leans on `serve.DataFolder` to let one server at a
+outlive any signal, a crash and a reboot. Leans on `serve.hold_data_folder` to let one server at a
 time onto a folder.
 """
 
@@ -21,10 +21,12 @@ import re
 import socket
 import stat
 import tempfile
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from hitledger.errors import ServiceError
+from hitledger.settings import Settings
 
 SHORT_PLAIN_PATH = re.compile(rb"/[A-Za-z0-9._/+-]{0,106}")
 """What a socket's path may be: at most 107 bytes (sun_path of unix(7)), and nothing an address must escape."""
@@ -124,6 +126,23 @@ class EmbeddedValkey:
                 return connection.recv(64).startswith(b"+PONG")
         except OSError:
             return False
+
+
+def with_ledger(settings: Settings) -> Settings:
+    """Return the settings with the running embedded Valkey as the ledger, where they name none.
+
+    Raises:
+        ServiceError: they name none, and none runs on their data folder.
+    """
+    if settings.redis_url:
+        return settings
+    valkey = EmbeddedValkey(settings.data_dir)
+    if not valkey.answers():
+        raise ServiceError(
+            f"No ledger is set, and no service runs on {settings.data_dir.absolute()}.",
+            "Start `hitledger serve`, or set HITLEDGER_REDIS_URL.",
+        )
+    return replace(settings, redis_url=valkey.url)
 
 
 def valkey_binary() -> Path:

@@ -32,6 +32,8 @@ from hitledger.errors import ServiceError
 
 FIRST_PAUSE_SECONDS = 0.1
 MOST_PAUSE_SECONDS = 5.0
+HURRY_AFTER_SECONDS = 1.0
+"""A second signal this long after the first is meant: some senders, as timeout(1), send each one twice."""
 STEADY_SECONDS = 10.0
 """A program that ran this long starts again without a pause to speak of."""
 PR_SET_PDEATHSIG = 1
@@ -49,6 +51,8 @@ class Program:
     stop_seconds: float
     environment: Mapping[str, str] | None = None
     directory: Path | None = None
+    hint: str = ""
+    """What an operator should look at where it does not start."""
 
 
 class Supervisor:
@@ -63,14 +67,16 @@ class Supervisor:
         self._say = say
         self._kept = tuple(kept)
         self._running: list[_Running] = []
-        self._signals_seen = 0
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._asked_at: float | None = None
+        self._hurried = False
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
         self._restore = contextlib.ExitStack()
 
-    @property
     def stopping(self) -> bool:
-        """True once somebody has asked for the end."""
-        return self._signals_seen > 0
+        """Tell whether somebody has asked for the end."""
+        return self._asked_at is not None
 
     def __enter__(self) -> Self:
         """Take over the signals."""
@@ -94,36 +100,44 @@ class Supervisor:
             os.close(self._wake_read)
             os.close(self._wake_write)
 
-    def start(self, program: Program, is_ready: Callable[[], bool], seconds: float) -> bool:
+    def start(self, program: Program, is_ready: Callable[[], bool] = lambda: False, seconds: float = 0) -> bool:
         """Start a program and wait until it is ready; False where that takes longer, or the end is asked for.
 
         Raises:
             ServiceError: it cannot be started, or has ended before it was ready.
         """
+        if self.stopping():
+            return False
         try:
             running = _Running(program, self._kept)
         except OSError as error:
             raise ServiceError(f"The {program.name} cannot be started: {error.strerror}.") from error
         self._running.append(running)
         deadline = time.monotonic() + seconds
-        while not self.stopping and time.monotonic() < deadline:
+        while not self.stopping() and time.monotonic() < deadline:
             if is_ready():
                 return True
             if running.process.poll() is not None:
-                raise ServiceError(f"The {program.name} ended at its start: {running.how_it_ended}.")
+                raise ServiceError(f"The {program.name} ended at its start: {running.how_it_ended}.", program.hint)
+            for other in self._running[:-1]:
+                self._tend(other)
             self._wait(0.02)
         return False
 
     def watch(self) -> None:
         """Keep the programs running until a signal asks for the end."""
-        while not self.stopping:
+        while not self.stopping():
             pauses = [self._tend(running) for running in self._running]
             self._wait(min(pauses))
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if number != signal.SIGCHLD:
-            self._signals_seen += 1
+        if number == signal.SIGCHLD:
+            return
+        now = time.monotonic()
+        if self._asked_at is None:
+            self._asked_at = now
+        self._hurried = now - self._asked_at > HURRY_AFTER_SECONDS
 
     def _wait(self, seconds: float) -> None:
         """Wait for any signal, the end of a program included, or for the time to pass."""
@@ -141,27 +155,28 @@ class Supervisor:
             pause = running.next_pause(now)
             running.due = now + pause
             self._say(f"The {running.program.name} ended: {running.how_it_ended}. It starts again in {pause:.1f} s.")
-        if now >= running.due:
-            try:
-                running.start()
-            except OSError as error:
-                running.due = now + running.next_pause(now)
-                self._say(f"The {running.program.name} cannot be started: {error.strerror}.")
-        return 1.0 if running.due is None else running.due - now
+        if now < running.due:
+            return running.due - now
+        try:
+            running.start()
+        except OSError as error:
+            running.due = now + running.next_pause(now)
+            self._say(f"The {running.program.name} cannot be started: {error.strerror}.")
+        return 1.0
 
     def _stop(self, running: _Running) -> None:
-        """End a program: asked, then, after its bound or a second signal, killed."""
-        seen = self._signals_seen
+        """End a program and all that belongs to it; asked first, and killed when that takes too long."""
+        process = running.process
         deadline = time.monotonic() + running.program.stop_seconds
-        if running.due is None and running.process.poll() is None:
-            running.process.terminate()
-            while running.process.poll() is None:
-                left = deadline - time.monotonic()
-                if left <= 0 or self._signals_seen > max(seen, 1):
-                    self._say(f"The {running.program.name} has not ended in time and is killed.")
-                    running.process.kill()
-                    running.process.wait()
-                self._wait(min(left, 0.5))
+        if process.poll() is None:
+            process.terminate()
+        while process.poll() is None:
+            if time.monotonic() >= deadline or self._hurried:
+                self._say(f"The {running.program.name} has not ended in time and is killed.")
+                process.kill()
+                process.wait()
+            else:
+                self._wait(min(0.5, deadline - time.monotonic()))
         running.clear_up()
 
 
@@ -216,6 +231,6 @@ def die_with(parent: int) -> None:
     Only Linux can; elsewhere, a supervisor killed with SIGKILL leaves its programs behind.
     """
     if _prctl is not None:
-        _prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        _prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
         if os.getppid() != parent:
             os._exit(1)

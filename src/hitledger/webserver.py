@@ -1,0 +1,70 @@
+"""The web processes: Granian, which starts, watches and replaces its workers.
+
+Guarantee: when `run_web` returns or raises, its workers are gone, and what they had
+journalled is in the ledger, if that answered in time; otherwise it stays in the journal.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from functools import partial
+from pathlib import Path
+
+from flask import Flask
+from granian import Granian
+from granian.constants import HTTPModes, Interfaces
+from granian.log import LogLevels
+
+from hitledger.logs import configure_logging
+from hitledger.serve import address_of, post_what_is_left, require_watchfiles
+from hitledger.settings import Settings
+from hitledger.supervision import die_with
+from hitledger.web import create_app
+
+BACKLOG_CONNECTIONS = 2048
+ANSWER_SECONDS = 3
+"""How long requests that are being answered may take after SIGTERM."""
+PACKAGE = Path(__file__).parent
+
+
+def run_web(settings: Settings, *, dev: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT; then post what is left.
+
+    With `dev`, the workers start anew whenever a file of the package changes.
+
+    Raises:
+        SystemExit: workers died again and again; the process manager starts all of them anew.
+    """
+    if dev:
+        require_watchfiles()
+        # A forked worker would have the modules of this process, as they were.
+        multiprocessing.set_start_method("spawn")
+    server = Granian(
+        "hitledger:create_app",
+        address=address_of(settings.host),
+        port=settings.port,
+        interface=Interfaces.WSGI,
+        workers=settings.workers,
+        blocking_threads=settings.threads,
+        http=HTTPModes.http1,
+        websockets=False,
+        backlog=BACKLOG_CONNECTIONS,
+        # Its warnings are about numbers of threads and processes, which are settings here.
+        log_level=LogLevels.error,
+        respawn_failed_workers=True,
+        workers_kill_timeout=ANSWER_SECONDS,
+        reload=dev,
+        reload_paths=[PACKAGE],
+    )
+    try:
+        server.serve(target_loader=partial(load_app, settings, os.getpid()), wrap_loader=False)
+    finally:
+        post_what_is_left(settings)
+
+
+def load_app(settings: Settings, parent: int) -> Flask:
+    """Build the application, in a worker that ends when its parent does."""
+    die_with(parent)
+    configure_logging()
+    return create_app(settings)
