@@ -8,7 +8,8 @@ Keys; `{s}` is a shard's number in braces, so that all keys of a shard share a h
     <prefix>:{s}:day:2026-11-23                     by day and
     <prefix>:{s}:month:2026-11                      by month; each expires by its retention
     <prefix>:{s}:totals                 hash        ledger: its id; requests: hits posted to this
-                                                    shard; (unmatched) ...: hits on each line
+                                                    shard; (unmatched) ...: hits on each line;
+                                                    floor, retired ...: see lua/retire.lua
     <prefix>:{s}:totals:hour:...        hash        requests and lines of one period
     <prefix>:{s}:watermarks             hash        journal name -> `Watermark`
 
@@ -27,6 +28,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
+from typing import Any
 from zlib import crc32
 
 import redis
@@ -41,6 +43,9 @@ from hitledger.settings import Settings
 FORMAT = "1"
 MOST_URLS_A_CALL = 1000
 """Distinct URLs in one script call: about 7 ms of a single-threaded server."""
+READING_SCRIPTS = ("page",)
+"""The scripts that reading may need."""
+Command = tuple[str | int, ...]
 CONFIRM_MS = 500
 """How long a WAITAOF may take."""
 
@@ -136,6 +141,18 @@ class Totals:
     requests: int
     urls: int
     lines: dict[str, int]
+
+    @classmethod
+    def of(cls, answers: Sequence[Any]) -> Totals:
+        """Add up what `LedgerStore.totals_calls` asks for: totals hash and number of URLs, by turns."""
+        lines: dict[str, int] = {}
+        requests = 0
+        for table in answers[::2]:
+            requests += int(table.get("requests", 0))
+            for name, count in table.items():
+                if name.startswith("("):
+                    lines[name] = lines.get(name, 0) + int(count)
+        return cls(requests, sum(answers[1::2]), lines)
 
 
 class Script:
@@ -235,7 +252,7 @@ class LedgerStore:
         identity = LedgerIdentity(meta["id"], int(meta["shards"]), int(meta["made"]))
         if self._settings.shards not in (None, identity.shards):
             raise LedgerMismatchError(
-                f"The ledger was made with {identity.shards} shards and HITLEDGER_SHARDS asks for {self._settings.shards}.",
+                f"The ledger has {identity.shards} shards and HITLEDGER_SHARDS asks for {self._settings.shards}.",
                 f"Unset HITLEDGER_SHARDS or set it to {identity.shards}; shards are fixed when a ledger is made.",
             )
         return identity
@@ -354,26 +371,46 @@ class LedgerStore:
                 return False
         return True
 
+    def retire(self, floor: str) -> int:
+        """Forget the watermarks of journals born before a floor, keep their sums, and return how many went.
+
+        `floor` is 16 hex digits, microseconds since 1970, as journal names begin.
+        """
+        identity = self.identity
+        forgotten = 0
+        with server_errors():
+            for shard in range(identity.shards):
+                client, key = self.reader(shard), self.watermarks_key(shard)
+                names = [str(name) for name, _ in client.hscan_iter(key, count=500) if str(name) < floor]
+                for start in range(0, max(1, len(names)), 500):
+                    arguments = [identity.id, floor, *names[start : start + 500]]
+                    found = script("retire")(client, [self.totals_key(shard), key], arguments)
+                    assert isinstance(found, int)
+                    forgotten += max(0, found)
+        return forgotten
+
     # Reading
+
+    def read(self, calls: Sequence[tuple[int, Command]]) -> list[Any]:
+        """Send reading commands to shards together and return the answers in order.
+
+        Raises:
+            LedgerUnavailableError: a shard cannot be reached. LedgerError: it refused.
+        """
+        with server_errors():
+            return _read([(self.reader(shard), command) for shard, command in calls])
+
+    def totals_calls(self, period: Period | None = None) -> list[tuple[int, Command]]:
+        """Return the calls that `read` takes for what `Totals.of` adds up, two a shard."""
+        calls: list[tuple[int, Command]] = []
+        for shard in range(self.identity.shards):
+            calls.append((shard, ("HGETALL", self.totals_key(shard, period))))
+            calls.append((shard, ("ZCARD", self.set_key(shard, period))))
+        return calls
 
     def totals(self, period: Period | None = None) -> Totals:
         """Return the totals of a period, or of all time, over every shard."""
-        shards = range(self.identity.shards)
-        with server_errors():
-            answers = _read(
-                [(self.reader(shard), ("HGETALL", self.totals_key(shard, period))) for shard in shards]
-                + [(self.reader(shard), ("ZCARD", self.set_key(shard, period))) for shard in shards]
-            )
-        lines: dict[str, int] = {}
-        requests = 0
-        for table in answers[: len(shards)]:
-            assert isinstance(table, dict)
-            requests += int(table.get("requests", 0))
-            for name, count in table.items():
-                if name.startswith("("):
-                    lines[name] = lines.get(name, 0) + int(count)
-        urls = sum(count for count in answers[len(shards) :] if isinstance(count, int))
-        return Totals(requests, urls, lines)
+        return Totals.of(self.read(self.totals_calls(period)))
 
     def close(self) -> None:
         """Close every connection."""
@@ -400,7 +437,7 @@ def _outcome(answer: object) -> Outcome:
     return Outcome(word, Watermark.decode(text) if text else None)
 
 
-Call = tuple[redis.Redis, tuple[str | int, ...]]
+Call = tuple[redis.Redis, Command]
 
 
 def _send(calls: Sequence[Call]) -> list[object]:
@@ -418,9 +455,16 @@ def _send(calls: Sequence[Call]) -> list[object]:
     return answers
 
 
-def _read(calls: Sequence[Call]) -> list[object]:
-    """Send commands as `_send` does, and raise the first error reply."""
+def _read(calls: Sequence[Call]) -> list[Any]:
+    """Send commands as `_send` does, load scripts that are missing, and raise the first error reply."""
     answers = _send(calls)
+    unknown = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+    if unknown:
+        for client in {id(calls[index][0]): calls[index][0] for index in unknown}.values():
+            for name in READING_SCRIPTS:
+                client.script_load(script(name).text)
+        for index, answer in zip(unknown, _send([calls[index] for index in unknown]), strict=True):
+            answers[index] = answer
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer
