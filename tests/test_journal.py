@@ -22,10 +22,12 @@ def records_of(directory: Path) -> list[bytes]:
 
 
 def paths_of(directory: Path) -> list[bytes]:
+    """Return the paths of all whole records, oldest first."""
     return [record[journal.RECORD_HEAD_BYTES :] for record in records_of(directory)]
 
 
 def header_of(path: Path) -> journal.JournalHeader:
+    """Return the header of a journal file."""
     fd = os.open(path, os.O_RDONLY)
     try:
         return read_header(Host(), fd)
@@ -94,6 +96,7 @@ def test_a_forked_process_has_a_file_of_its_own(tmp_path: Path) -> None:
 
 
 def locked(path: Path) -> bool:
+    """Tell whether somebody holds a file's lock."""
     fd = os.open(path, os.O_RDONLY)
     try:
         return not Host().lock(fd)

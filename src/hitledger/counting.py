@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+from hitledger.bookkeeper import Bookkeeper
 from hitledger.journal import OVERSIZED_KIND, PATH, UNMATCHED_KIND, JournalWriter
 from hitledger.ledger import LedgerStore
-from hitledger.posting import Bookkeeper, Poster
+from hitledger.posting import Poster
 from hitledger.settings import Settings
 
 
@@ -71,5 +72,3 @@ class HitCounter:
         self.journal.close()
         self.poster.close()
         self.store.close()
-
-

@@ -15,16 +15,17 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from hitledger.errors import JournalError, LedgerError, LedgerUnavailableError
+from hitledger.errors import JournalError, LedgerError
 from hitledger.follower import Follower, Taken, UrlTable
 from hitledger.host import Host
+from hitledger.housekeeping import Housekeeper, HousekeepingLedger
 from hitledger.journal import HEADER_BYTES, SUFFIX
-from hitledger.ledger import Batch, LedgerIdentity, Outcome, Watermark
+from hitledger.ledger import LedgerIdentity
 from hitledger.settings import Settings
 
 log = logging.getLogger("hitledger.posting")
@@ -35,20 +36,11 @@ LOCK_SECONDS = 0.25
 """How long to wait for another poster before going on beside it."""
 
 
-class PostingLedger(Protocol):
+class PostingLedger(HousekeepingLedger, Protocol):
     """What posting asks of the ledger; `LedgerStore` is it."""
 
     def open(self) -> LedgerIdentity:
         """Look at the ledger anew."""
-
-    def watermarks(self, journals: Sequence[str]) -> dict[str, list[Watermark | None]]:
-        """Return the watermarks of journal files, one a shard."""
-
-    def post(self, batches: Sequence[Batch]) -> list[Outcome]:
-        """Book batches."""
-
-    def confirm(self, journal: str, marks: Sequence[Watermark], replicas: int = 0) -> bool:
-        """Tell whether all that is posted of a file is durable."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +60,7 @@ class Poster:
         self._directory = settings.journal_dir
         self._urls = UrlTable(merge_trailing_slash=settings.merge_trailing_slash)
         self._host = host or Host()
+        self._housekeeper = Housekeeper(settings, store, self._host)
         self._reset()
         _posters.add(self)
 
@@ -136,6 +129,7 @@ class Poster:
         except LedgerError as error:
             self._error = error.message
             self._looked_at = float("-inf")
+            self._housekeeper.look_again()
             raise
         self._error = ""
         self._ended = run
@@ -143,15 +137,18 @@ class Poster:
     @contextmanager
     def _posting_lock(self) -> Iterator[bool]:
         """Hold the host's posting lock; True within where nobody else posted since last time."""
-        if self._lock_fd < 0:
-            self._host.make_directory(self._directory)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._lock_fd = self._host.open(self._directory / "posting.lock", flags, 0o600)
-        held = self._lock_within(LOCK_SECONDS)
-        try:
+        held = mine = False
+        # The lock saves work and no more: on a disk that is full or read-only, go on without.
+        with suppress(OSError):
+            if self._lock_fd < 0:
+                self._host.make_directory(self._directory)
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                self._lock_fd = self._host.open(self._directory / "posting.lock", flags, 0o600)
+            held = self._lock_within(LOCK_SECONDS)
             mine = held and self._host.pread(self._lock_fd, 16, 0) == self._token
             if held and not mine:
                 self._host.pwrite(self._lock_fd, self._token, 0)
+        try:
             yield mine
         finally:
             if held:
@@ -170,11 +167,11 @@ class Poster:
         for name in set(self._followers) - set(present):
             self._followers.pop(name).close()
         new = False
-        for name in present:
+        for name, path in present.items():
             if name in self._followers or name in self._set_aside:
                 continue
             try:
-                self._followers[name] = Follower(present[name], self._urls, self._host)
+                self._followers[name] = Follower(path, self._urls, self._host)
                 new = True
             except FileNotFoundError:
                 continue
@@ -202,7 +199,7 @@ class Poster:
                     break
                 self._post(follower, taken)
             if follower.path.name in self._followers and follower.has_untold_losses:
-                self._bring_to_end(follower)
+                self._housekeeper.bring_to_end(follower)
 
     def _post(self, follower: Follower, taken: Taken) -> None:
         batches = follower.batches(taken)
@@ -217,6 +214,7 @@ class Poster:
             return
         if "stranger" in words:
             self._store.open()
+            self._housekeeper.look_again()
         error = next((outcome.error for _, outcome in outcomes.values() if outcome.error), None)
         if error:
             raise error
@@ -231,44 +229,8 @@ class Poster:
         follower.close()
 
     def _keep_house(self) -> None:
-        for follower in list(self._followers.values()):
-            with follower.writer_gone() as gone:
-                over = gone and follower.posted >= follower.size and self._is_held_enough(follower)
-                if over:
-                    self._host.unlink(follower.path)
-                    self._host.sync_directory(self._directory)
-            if over:
-                self._followers.pop(follower.path.name).close()
-
-    def _is_held_enough(self, follower: Follower) -> bool:
-        """Confirm a file that is all posted, and tell whether it has been held for long enough since."""
-        if follower.confirmed_at is None:
-            self._confirm(follower)
-            return False
-        if self._host.monotonic() - follower.confirmed_at < self._settings.journal_hold_seconds:
-            return False
-        marks = self._store.watermarks([follower.name])[follower.name]
-        if marks == [shard.mark for shard in follower.shards]:
-            return True
-        self._looked_at = float("-inf")
-        follower.confirmed_at = None
-        return False
-
-    def _bring_to_end(self, follower: Follower) -> bool:
-        closing = follower.closing_batches()
-        for batch, outcome in zip(closing, self._store.post(closing), strict=True):
-            if not outcome.done:
-                self._looked_at = float("-inf")
-                return False
-            follower.shards[batch.shard].mark = batch.wanted
-        return True
-
-    def _confirm(self, follower: Follower) -> None:
-        if not self._bring_to_end(follower):
-            return
-        marks = [shard.mark or Watermark() for shard in follower.shards]
-        if self._store.confirm(follower.name, marks):
-            follower.confirmed_at = self._host.monotonic()
+        for follower in self._housekeeper.keep(list(self._followers.values())):
+            self._followers.pop(follower.path.name).close()
 
 
 _posters: weakref.WeakSet[Poster] = weakref.WeakSet()
@@ -280,54 +242,3 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-class Bookkeeper:
-    """The background thread of a process: it syncs the journal and posts, every 100 ms."""
-
-    def __init__(self, poster: Poster, maintain: Callable[[], None], interval_seconds: float) -> None:
-        self._poster = poster
-        self._maintain = maintain
-        self._interval = interval_seconds
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._pid = 0
-        self._starting = threading.Lock()
-
-    def start(self) -> None:
-        """Start the thread where this process has none yet: also after a fork."""
-        with self._starting:
-            if self._pid == os.getpid():
-                return
-            self._pid = os.getpid()
-            self._stop = threading.Event()
-            self._thread = threading.Thread(target=self._run, name="hitledger-posting", daemon=True)
-            self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread, sync the journal and post what there is, if the ledger answers."""
-        self._stop.set()
-        if self._thread and self._pid == os.getpid():
-            self._thread.join()
-        self._maintain()
-        try:
-            self._poster.post_now()
-        except LedgerError as error:
-            log.warning("stopped with hits still in the journal: %s They are posted at the next start.", error)
-
-    def _run(self) -> None:
-        pause = self._interval
-        while not self._stop.wait(pause):
-            try:
-                self._maintain()
-                self._poster.round()
-                if pause > self._interval:
-                    log.warning("the ledger is back; posting goes on")
-                pause = self._interval
-            except LedgerUnavailableError as error:
-                if pause <= self._interval:
-                    log.warning("posting waits: %s", error)
-                pause = min(2.0, pause * 2)
-            except Exception:
-                log.exception("posting failed; it is tried again")
-                pause = min(2.0, pause * 2)

@@ -183,8 +183,14 @@ class Settings:
     journal_hold_seconds: int = setting(
         900, _integer(0, 365 * 86400), "How long a posted journal file is kept before it is deleted.", "seconds"
     )
+    journal_hold_bytes: int = setting(
+        2 * 2**30, _integer(0, 2**50), "Most bytes of posted journal files that are kept on a host.", "bytes"
+    )
     posting_interval_ms: int = setting(
         100, _integer(1, 60_000), "Longest pause between two rounds of posting.", "milliseconds"
+    )
+    ledger_replicas: int = setting(
+        0, _integer(0, 64), "Replicas that must have a posted file on disk before it is deleted.", "replicas"
     )
     max_urls: int = setting(
         50_000_000, _integer(1, 2**40), "Distinct URLs that the ledger takes; hits on others go to (overflow).", "URLs"

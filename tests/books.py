@@ -1,0 +1,49 @@
+"""A journal and a ledger side by side, for tests that post by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hitledger import journal
+from hitledger.journal import JournalWriter
+from hitledger.ledger import LedgerStore
+from hitledger.posting import Poster
+from hitledger.settings import Settings
+
+
+def counts_of(store: LedgerStore) -> dict[str, int]:
+    """Return hits by URL, over all shards, as the sorted sets hold them."""
+    found: dict[str, int] = {}
+    for shard in range(store.identity.shards):
+        pairs = store.reader(shard).zrange(store.set_key(shard), 0, -1, withscores=True)
+        found |= {str(url): int(hits) for url, hits in pairs}
+    return found
+
+
+class Books:
+    """One process's journal and poster, and the ledger behind them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = LedgerStore(settings)
+        self.journal = JournalWriter(settings.journal_dir, file_bytes=settings.journal_file_bytes)
+        self.poster = Poster(settings, self.store)
+
+    def note(self, *paths: bytes) -> None:
+        """Journal a hit on each path."""
+        for path in paths:
+            assert self.journal.append(journal.PATH, path)
+
+    def counts(self) -> dict[str, int]:
+        """Return hits by URL."""
+        return counts_of(self.store)
+
+    def files(self) -> list[Path]:
+        """Return the journal files, oldest first."""
+        return sorted(self.settings.journal_dir.glob("*.journal"))
+
+    def close(self) -> None:
+        """Close everything."""
+        self.poster.close()
+        self.journal.close()
+        self.store.close()

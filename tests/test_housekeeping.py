@@ -1,0 +1,148 @@
+"""housekeeping: nothing is deleted too early, and what the ledger forgot behind it is told to the last hit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from hitledger import housekeeping, journal
+from hitledger.host import Host
+from hitledger.housekeeping import CLOSED_SUFFIX
+from hitledger.ledger import Watermark
+from hitledger.settings import Settings
+from tests.books import Books
+
+
+@pytest.fixture
+def books(settings: Settings) -> Iterator[Books]:
+    """Books whose files are deleted as soon as they may be."""
+    books = Books(replace(settings, journal_hold_seconds=0))
+    yield books
+    books.close()
+
+
+def lost(books: Books) -> int:
+    """Return the hits that the ledger knows to be lost."""
+    marks = books.store.reader(0).hvals(books.store.watermarks_key(0))
+    return sum(Watermark.decode(str(mark)).lost for mark in marks)
+
+
+def close_file(books: Books, *paths: bytes) -> None:
+    """Note hits and let their file go its whole way."""
+    books.note(*paths)
+    books.journal.close()
+    books.poster.round()
+    books.poster.round()
+    assert not books.files()
+
+
+def test_a_file_is_deleted_only_when_posted_confirmed_and_held(books: Books) -> None:
+    """A live writer's file stays; a dead one's goes after the hold, and not before."""
+    held = Books(replace(books.settings, journal_hold_seconds=3600))
+    books.note(b"/a")
+    books.poster.round()
+    books.poster.round()
+    assert len(books.files()) == 1
+    books.journal.close()
+    held.poster.round()
+    held.poster.round()
+    assert len(books.files()) == 1
+    books.poster.round()
+    books.poster.round()
+    assert not books.files()
+    assert books.counts() == {"/a": 1}
+    held.close()
+
+
+def test_a_file_is_kept_while_the_ledger_does_not_confirm(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a word from the ledger's disk no file goes, however short the hold."""
+    monkeypatch.setattr(books.store, "confirm", lambda *_: False)
+    books.note(b"/a")
+    books.journal.close()
+    for _ in range(3):
+        books.poster.round()
+    assert len(books.files()) == 1
+
+
+def test_a_crowded_hold_gives_way(settings: Settings) -> None:
+    """Posted files beyond the bytes that may be held go before their time, oldest first."""
+    books = Books(replace(settings, journal_hold_seconds=3600, journal_hold_bytes=400, journal_file_bytes=4096))
+    for _ in range(3):
+        books.note(b"/a")
+        books.journal.close()
+        books.poster.round()
+    books.poster.round()
+    assert len(books.files()) == 1
+    assert books.counts() == {"/a": 3}
+    books.close()
+
+
+def test_what_the_ledger_forgot_of_deleted_files_is_booked_as_lost(books: Books) -> None:
+    """A ledger that fell back behind a file that is gone: its hits are lost, counted exactly, once."""
+    close_file(books, b"/a", b"/b", b"/b")
+    client = books.store.reader(0)
+    client.delete(books.store.watermarks_key(0), books.store.set_key(0), books.store.totals_key(0))
+    books.store.open()
+    books.poster.close()
+    fresh = Books(books.settings)
+    for _ in range(2):
+        fresh.poster.round()
+    assert lost(books) == 3
+    assert books.counts() == {}
+    fresh.close()
+
+
+def test_old_watermarks_are_retired_and_their_files_refused(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal file that comes back after its watermark was forgotten is not booked again."""
+    books.note(b"/a", b"/a")
+    (path,) = books.files()
+    copy = path.read_bytes()
+    books.journal.close()
+    for _ in range(2):
+        books.poster.round()
+    monkeypatch.setattr(housekeeping, "KEEP_SECONDS", -60)
+    fresh = Books(books.settings)
+    fresh.poster.round()
+    assert books.store.watermarks([path.stem]) == {path.stem: [None]}
+    assert books.store.reader(0).hget(books.store.totals_key(0), "retired") == "2"
+    assert not list(books.settings.journal_dir.glob(f"*{CLOSED_SUFFIX}"))
+    path.write_bytes(copy)
+    fresh.poster.round()
+    assert books.counts() == {"/a": 2}
+    assert path.with_suffix(".quarantined").exists()
+    fresh.close()
+
+
+def test_losses_and_totals_survive_the_whole_way(books: Books) -> None:
+    """Hits that were lost beside a file are known to the ledger after the file is gone."""
+    books.note(b"/a")
+    (path,) = books.files()
+    with path.open("r+b") as file:
+        file.seek(journal.TALLY_OFFSET)
+        file.write(b"%020d" % 7)
+    close_file(books)
+    assert lost(books) == 7
+
+
+def test_a_stub_that_cannot_be_read_says_nothing(books: Books) -> None:
+    """A stub that a crash spoiled is no reason to stop, or to book a loss."""
+    close_file(books, b"/a")
+    (stub,) = books.settings.journal_dir.glob(f"*{CLOSED_SUFFIX}")
+    stub.write_bytes(b"\xff\n")
+    assert housekeeping.read_stub(Host(), stub) == []
+    fresh = Books(books.settings)
+    fresh.poster.round()
+    assert lost(books) == 0
+    fresh.close()
+
+
+def test_a_gap_is_only_what_the_ledger_lacks() -> None:
+    """A watermark at or past the file's end is no gap; one before it lacks the difference."""
+    end = Watermark(900, 40, 7, lost=1)
+    assert housekeeping.gap_batch(0, "x", end, end) is None
+    assert housekeeping.gap_batch(0, "x", end, replace(end, offset=1000)) is None
+    batch = housekeeping.gap_batch(0, "x", end, Watermark(500, 25, 3))
+    assert batch
+    assert batch.wanted == Watermark(900, 25, 7, lost=16)
