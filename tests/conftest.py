@@ -27,6 +27,13 @@ def valkey() -> Iterator[Valkey]:
 
 
 @pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder of the test's own with a path short enough for a socket in it."""
+    with tempfile.TemporaryDirectory(prefix="hitledger-", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
 def settings(valkey: Valkey, tmp_path: Path) -> Settings:
     """Settings with a journal and a ledger of the test's own."""
     return Settings(redis_url=valkey.url, data_dir=tmp_path / "data", key_prefix=f"test-{next(_prefixes)}")
