@@ -1,0 +1,246 @@
+"""What counting adds to one Flask request, in process, beside other ways to count.
+
+Every variant is a Flask application of its own, asked as a server asks it: a whole `environ`,
+the body read and closed. Each round asks each variant once, in an order drawn anew, so that
+every one finds the caches as the others left them. A hot loop would show a third of the cost.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import redis
+from flask import Flask, Response, jsonify, request
+from flask_limiter import Limiter
+from prometheus_client import CollectorRegistry
+from prometheus_flask_exporter import PrometheusMetrics
+
+from bench.common import Bar, Result, Spread, difference, interleaved, scratch, test_run_paths, valkey
+from hitledger import CountHits
+from hitledger.counting import HitCounter
+from hitledger.journal import JournalWriter
+from hitledger.ledger import LedgerStore
+from hitledger.settings import Settings
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+MOST_ADDED_US = 15
+TIMES_LESS_THAN_ZINCRBY = 20
+
+
+def run(*, quick: bool) -> Result:
+    """Measure every variant, and the steps of `CountHits` one upon the other."""
+    rounds = 1_000 if quick else 6_000
+    with ExitStack() as stack:
+        server = stack.enter_context(valkey())
+        folder = stack.enter_context(scratch())
+        peers = _peers(str(server.socket))
+        peers["CountHits, posting in the background"] = stack.enter_context(_counted(folder / "a", server.url))
+        peers["CountHits, nothing in the background"] = stack.enter_context(_counted(folder / "b", None))
+        steps = stack.enter_context(_steps(folder / "steps"))
+        paths = itertools.cycle(test_run_paths(1_000))
+        bare = {"bare Flask": _flask()}
+        variants = {name: _asker(app, paths) for name, app in (bare | peers | steps).items()}
+        interleaved(variants, 100)
+        found = interleaved(variants, rounds)
+    return _result(found, list(peers), list(steps))
+
+
+def _result(found: dict[str, list[float]], peers: list[str], steps: list[str]) -> Result:
+    bare = found["bare Flask"]
+    result = Result(
+        "What counting adds to one Flask request, in microseconds",
+        ["variant", "request takes", "added", "middle half of added"],
+        [["bare Flask", Spread.of(bare).middle, "", ""]],
+    )
+    added = {name: difference(found[name], bare) for name in [*peers, *steps]}
+    for name in peers:
+        result.rows.append([name, Spread.of(found[name]).middle, added[name].middle, str(added[name])])
+    before = 0.0
+    for name in steps:
+        middle = added[name].middle
+        result.rows.append([f"  step: {name}", "", middle - before, ""])
+        before = middle
+    counting = added["CountHits, posting in the background"].middle
+    times = added["ZINCRBY in the view"].middle / counting
+    result.bars = [
+        Bar("CountHits adds, in microseconds", counting, MOST_ADDED_US, at_least=False),
+        Bar("ZINCRBY in the view adds so many times as much", times, TIMES_LESS_THAN_ZINCRBY),
+    ]
+    result.notes = [
+        f"Medians over {len(bare):,} rounds of what each variant takes more than bare Flask in the same round.",
+        "Steps are what each step of CountHits adds to those before it; their sum is a journal without a lock.",
+    ]
+    return result
+
+
+def _asker(app: WSGIApplication, paths: Iterator[str]) -> Callable[[], float]:
+    """Return a function that asks once and tells how many microseconds the answer took."""
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        assert status == "200 OK", (status, headers, exc_info)
+        return lambda _: None
+
+    def ask() -> float:
+        environ = _environ(next(paths))
+        began = perf_counter_ns()
+        body = app(environ, start_response)
+        for _ in body:
+            pass
+        close = getattr(body, "close", None)
+        if close:
+            close()
+        return (perf_counter_ns() - began) / 1000
+
+    return ask
+
+
+def _environ(path: str) -> WSGIEnvironment:
+    """Return what a server hands over for one request of a browser."""
+    return {
+        "SERVER_SOFTWARE": "Granian",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "GATEWAY_INTERFACE": "CGI/1.1",
+        "SERVER_NAME": "127.0.0.1",
+        "SERVER_PORT": "5000",
+        "REMOTE_ADDR": "127.0.0.1",
+        "REMOTE_PORT": "40312",
+        "REQUEST_METHOD": "GET",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": path,
+        "QUERY_STRING": "page=2",
+        "HTTP_HOST": "127.0.0.1:5000",
+        "HTTP_USER_AGENT": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+        "HTTP_ACCEPT": "application/json,text/html;q=0.9,*/*;q=0.8",
+        "HTTP_ACCEPT_LANGUAGE": "en-GB,en;q=0.5",
+        "HTTP_ACCEPT_ENCODING": "gzip, deflate, br, zstd",
+        "HTTP_CONNECTION": "keep-alive",
+        "HTTP_COOKIE": "theme=dark; session=5d41402abc4b2a76b9719d911017c592",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(),
+        "wsgi.input_terminated": True,
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+    }
+
+
+def _flask(note: Callable[[str], object] | None = None) -> Flask:
+    """Return an application with one view, which notes its path first where it is to."""
+    app = Flask(__name__)
+
+    @app.get("/api/<path:rest>")
+    def view(rest: str) -> Response:
+        if note:
+            note(request.path)
+        return jsonify(url=rest)
+
+    return app
+
+
+def _peers(socket: str) -> dict[str, WSGIApplication]:
+    client = redis.Redis(unix_socket_path=socket)
+    exporting = _flask()
+    PrometheusMetrics(exporting, group_by="path", registry=CollectorRegistry())
+    limited = _flask()
+    Limiter(
+        lambda: request.path,
+        app=limited,
+        default_limits=["1000000000 per day"],
+        storage_uri=f"redis+unix://{socket}",
+    )
+    return {
+        "ZINCRBY in the view": _flask(lambda path: client.zincrby("hits", 1, path)),
+        "Flask-Limiter on Redis": limited,
+        "prometheus-flask-exporter by path": exporting,
+    }
+
+
+@contextmanager
+def _counted(folder: Path, url: str | None) -> Iterator[WSGIApplication]:
+    """A counted application; without a ledger's address nothing runs beside its requests."""
+    settings = Settings(redis_url=url or "unix:///nowhere", data_dir=folder)
+    counter = HitCounter(settings, LedgerStore(settings))
+    if url is None:
+        counter.journal._on_open = lambda: None  # noqa: SLF001 - the poster would start here
+    yield CountHits(_flask(), counter)
+    if url is None:
+        counter.journal.close()
+    else:
+        counter.stop()
+
+
+@contextmanager
+def _steps(folder: Path) -> Iterator[dict[str, WSGIApplication]]:
+    """The steps that any journalling middleware takes, each with all those before it."""
+    folder.mkdir()
+    writer = JournalWriter(folder)
+    writer.append(b"h", b"/")
+    fd = writer._fd  # noqa: SLF001 - where the records go
+    write, now = writer._write, writer._now  # noqa: SLF001
+
+    def encode(path: str) -> object:
+        return path.encode("latin-1", "replace")
+
+    def stamp(path: str) -> object:
+        return path.encode("latin-1", "replace"), int(now())
+
+    def checksum(path: str) -> object:
+        text = path.encode("latin-1", "replace")
+        return int(now()), crc32(text)
+
+    def record(path: str) -> bytes:
+        body = b"%08x%b%b" % (int(now()), b"h", path.encode("latin-1", "replace"))
+        return b"\n%08x%b" % (crc32(body), body)
+
+    def whole(path: str) -> object:
+        return write(fd, record(path))
+
+    named: dict[str, Callable[[str], object]] = {
+        "a closure around start_response": lambda _: None,
+        "the path's bytes": encode,
+        "the time": stamp,
+        "the checksum": checksum,
+        "formatting the record": record,
+        "write(2)": whole,
+    }
+    yield {"a bare wrapper": _Wrapper(_flask())} | {name: _Noting(_flask(), note) for name, note in named.items()}
+    writer.close()
+
+
+class _Wrapper:
+    """A middleware that does nothing."""
+
+    def __init__(self, app: WSGIApplication) -> None:
+        self._app = app
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        return self._app(environ, start_response)
+
+
+class _Noting(_Wrapper):
+    """A middleware that does something with the path when the response starts."""
+
+    def __init__(self, app: WSGIApplication, note: Callable[[str], object]) -> None:
+        super().__init__(app)
+        self._note = note
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+
+        def noting(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+            self._note(path)
+            return start_response(status, headers, *exc_info)
+
+        return self._app(environ, noting)
