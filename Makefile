@@ -29,7 +29,7 @@ bench: .venv/requirements-dev.txt ## Measure, beside peers.
 	@exec $(BIN)/python -m bench $(B)
 
 lock: .venv/requirements-dev.txt ## Make the lock files anew from pyproject.toml; UPGRADE=--upgrade takes newer releases.
-	$(COMPILE) pyproject.toml --extra server --group dev --group bench --output-file requirements-dev.txt
+	$(COMPILE) pyproject.toml --extra server --extra dev --group dev --group bench --output-file requirements-dev.txt
 	$(COMPILE) pyproject.toml --extra server --constraint requirements-dev.txt --output-file requirements.txt
 	$(COMPILE) --group build --constraint requirements-dev.txt --output-file requirements-build.txt
 
