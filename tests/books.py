@@ -15,7 +15,7 @@ def counts_of(store: LedgerStore) -> dict[str, int]:
     """Return hits by URL, over all shards, as the sorted sets hold them."""
     found: dict[str, int] = {}
     for shard in range(store.identity.shards):
-        pairs = store.reader(shard).zrange(store.set_key(shard), 0, -1, withscores=True)
+        pairs = store.reader(shard).zscan_iter(store.set_key(shard))
         found |= {str(url): int(hits) for url, hits in pairs}
     return found
 

@@ -138,8 +138,8 @@ class FullDisk(Host):
     def __init__(self) -> None:
         self.full = False
         self.seconds = 0.0
-        self.write = self._write  # type: ignore[method-assign]
-        self.monotonic = lambda: self.seconds  # type: ignore[method-assign]
+        self.write = self._write  # type: ignore[assignment]
+        self.monotonic = lambda: self.seconds
 
     def _write(self, fd: int, data: bytes) -> int:
         if self.full:

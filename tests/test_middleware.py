@@ -16,6 +16,7 @@ from hitledger.journal import JournalWriter
 from hitledger.ledger import LedgerStore
 from hitledger.middleware import CountHits
 from hitledger.settings import Settings
+from tests.books import counts_of
 
 App = Callable[..., Iterable[bytes]]
 
@@ -32,8 +33,7 @@ def counts(counter: HitCounter) -> Counter[str]:
     """Return what the ledger holds by URL and by line."""
     counter.post_now()
     store = counter.store
-    pairs = store.reader(0).zrange(store.set_key(0), 0, -1, withscores=True)
-    return Counter({str(url): int(hits) for url, hits in pairs}) + Counter(store.totals().lines)
+    return Counter(counts_of(store)) + Counter(store.totals().lines)
 
 
 def flask_app() -> Flask:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -224,7 +224,7 @@ class LosesReplies(LedgerStore):
 
     calls = 0
 
-    def post(self, batches: list[Batch]) -> list[Outcome]:  # type: ignore[override]
+    def post(self, batches: Sequence[Batch]) -> list[Outcome]:
         """Book, and say that nobody knows."""
         outcomes = super().post(batches)
         self.calls += 1
@@ -325,5 +325,7 @@ def test_journal_to_ledger_is_a_counter(
     posters[0].post_now()
     assert counts_of(store) == dict(truth)
     assert store.totals().requests == truth.total()
-    for each in (*posters, *writers, store):
-        each.close()
+    for poster, writer in zip(posters, writers, strict=True):
+        poster.close()
+        writer.close()
+    store.close()

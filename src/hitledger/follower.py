@@ -100,14 +100,14 @@ class UrlTable:
 class Follower:
     """One journal file and how far it is posted to each shard."""
 
-    def __init__(self, path: Path, urls: UrlTable, host: Host) -> None:
+    def __init__(self, path: Path, urls: UrlTable, host: Host, *, any_name: bool = False) -> None:
         self.path = path
         self.name = path.name.removesuffix(SUFFIX)
         self._urls = urls
         self._host = host
         self._fd = host.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            if read_header(host, self._fd).name != self.name:
+            if read_header(host, self._fd).name != self.name and not any_name:
                 raise JournalError(f"The journal file {path.name} has another file's header.")
         except JournalError:
             host.close(self._fd)
@@ -250,7 +250,7 @@ class Follower:
         lost = self.lost if shard == 0 else 0
         if not hits and not damaged and lost == old.lost:
             return None
-        booked = sum(sum(group.urls.values()) + sum(group.lines.values()) for group in hits.values())
+        booked = sum(group.total for group in hits.values())
         wanted = Watermark(taken.end, old.hits + booked, taken.crc, lost, old.damaged + damaged)
         return Batch(shard, self.name, progress.mark, wanted, hits)
 

@@ -91,6 +91,28 @@ class Hits:
     urls: dict[str, int] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def total(self) -> int:
+        """All hits together."""
+        return sum(self.urls.values()) + sum(self.lines.values())
+
+
+@dataclass(frozen=True)
+class ShardBooks:
+    """Both sides of one shard's books, read at one moment; all in hits but `damaged`, in records.
+
+    `requests` is the shard's total, `lines` what of it is on lines; `by_watermarks` is what the
+    watermarks say was posted since the ledger was last reset.
+    """
+
+    requests: int
+    lines: int
+    by_watermarks: int
+    lost: int
+    damaged: int
+    before_lost: int
+    before_damaged: int
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -389,7 +411,57 @@ class LedgerStore:
                     forgotten += max(0, found)
         return forgotten
 
+    def reset(self) -> int:
+        """Start all counts anew and return the hits dropped; watermarks stay, so nothing comes back.
+
+        Each shard changes in one step. What other hosts have journalled and not posted yet is
+        counted afterwards.
+        """
+        identity = self.identity
+        dropped = 0
+        with server_errors():
+            for shard in range(identity.shards):
+                books = self._books(shard)
+                names = self.reader(shard).scan_iter(self.key(f"{{{shard}}}", "*"), count=1000)
+                kept = {self.set_key(shard), self.totals_key(shard), self.watermarks_key(shard)}
+                keys = [self.totals_key(shard), self.set_key(shard), *sorted({str(name) for name in names} - kept)]
+                lost, damaged = books.lost + books.before_lost, books.damaged + books.before_damaged
+                found = script("reset")(self.reader(shard), keys, [identity.id, lost, damaged])
+                dropped += max(0, int(str(found)))
+        return dropped
+
     # Reading
+
+    def books(self, shard: int) -> ShardBooks:
+        """Read both sides of a shard's books at one moment. Raises LedgerError."""
+        with server_errors():
+            return self._books(shard)
+
+    def _books(self, shard: int) -> ShardBooks:
+        pipeline = self.reader(shard).pipeline(transaction=True)
+        pipeline.hgetall(self.totals_key(shard))
+        pipeline.hvals(self.watermarks_key(shard))
+        table, texts = pipeline.execute()
+        marks = [Watermark.decode(text) for text in texts]
+
+        def of(name: str) -> int:
+            return int(table.get(name, 0))
+
+        return ShardBooks(
+            requests=of("requests"),
+            lines=sum(int(hits) for name, hits in table.items() if name.startswith("(")),
+            by_watermarks=sum(mark.hits for mark in marks) + of("retired") - of("before"),
+            lost=sum(mark.lost for mark in marks) + of("retired_lost") - of("before_lost"),
+            damaged=sum(mark.damaged for mark in marks) + of("retired_damaged") - of("before_damaged"),
+            before_lost=of("before_lost"),
+            before_damaged=of("before_damaged"),
+        )
+
+    def sum_of_set(self, shard: int, count: int) -> int:
+        """Add up a shard's sorted set, `count` entries at a time, while others go on. Raises LedgerError."""
+        with server_errors():
+            pairs = self.reader(shard).zscan_iter(self.set_key(shard), count=count)
+            return sum(int(hits) for _, hits in pairs)
 
     def read(self, calls: Sequence[tuple[int, Command]]) -> list[Any]:
         """Send reading commands to shards together and return the answers in order.
