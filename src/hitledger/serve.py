@@ -221,7 +221,7 @@ def _post(settings: Settings) -> None:
 def require_watchfiles() -> None:
     """Raise ServiceError where reloading cannot work."""
     if find_spec("watchfiles") is None:
-        raise ServiceError("--dev needs the package watchfiles.", "Install it beside hitledger.")
+        raise ServiceError("--dev needs the package watchfiles.", "Install hitledger[dev].")
 
 
 def address_of(host: str) -> str:
