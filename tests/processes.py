@@ -102,4 +102,3 @@ class Running:
             if marked and command and all(word in command for word in words):
                 found.append(int(entry.name))
         return sorted(found)
-

@@ -107,5 +107,7 @@ def refused(error: redis.ResponseError) -> LedgerError:
     """Return the ledger's own error for an error reply."""
     text = str(error)
     if text.startswith(NOT_NOW):
-        return LedgerUnavailableError(f"The ledger cannot do it now: {text.split()[0]}.", "It is tried again.")
+        return LedgerUnavailableError(
+            f"The ledger cannot do it now: {text.split(maxsplit=1)[0]}.", "It is tried again."
+        )
     return LedgerError(f"The ledger refused a command: {text[:200]}")

@@ -60,9 +60,7 @@ class Host:
         try:
             with os.scandir(directory) as entries:
                 return sorted(
-                    (directory / entry.name, entry.stat().st_size)
-                    for entry in entries
-                    if entry.name.endswith(suffix)
+                    (directory / entry.name, entry.stat().st_size) for entry in entries if entry.name.endswith(suffix)
                 )
         except FileNotFoundError:
             return []

@@ -1,4 +1,4 @@
-"""The journal: the append-only files on a host in which every process notes its hits.
+r"""The journal: the append-only files on a host in which every process notes its hits.
 
 A process has one open journal file and adds one record a hit, with one `write(2)`. The file
 is made whole under another name, locked, synced and only then renamed to
@@ -10,7 +10,7 @@ so that a journal file without its writer's lock is one whose writer is gone or 
     offset 0    256 bytes of header, ASCII, padded with spaces:
                 "hitledger-journal 1 <born>-<id> <crc>" up to offset 192,
                 then the count of hits that could not be journalled: 20 decimal digits
-    offset 256  records, each:  \\n <crc: 8 hex> <seconds since 1970: 8 hex> <kind: 1> <path>
+    offset 256  records, each:  \n <crc: 8 hex> <seconds since 1970: 8 hex> <kind: 1> <path>
                 crc is the CRC-32 of all that follows it in the record
 
 A path that holds a line feed is written percent-encoded under a kind of its own, so a line
@@ -306,7 +306,9 @@ def make_header(name: str, lost: int = 0) -> bytes:
     """Return the 256 bytes that a journal file begins with."""
     words = f"hitledger-journal 1 {name} ".encode()
     head = words + b"%08x" % crc32(words)
-    return head.ljust(TALLY_OFFSET) + b"%0*d" % (TALLY_DIGITS, lost) + b" " * (HEADER_BYTES - TALLY_OFFSET - TALLY_DIGITS)
+    return (
+        head.ljust(TALLY_OFFSET) + b"%0*d" % (TALLY_DIGITS, lost) + b" " * (HEADER_BYTES - TALLY_OFFSET - TALLY_DIGITS)
+    )
 
 
 def read_header(host: Host, fd: int) -> JournalHeader:

@@ -35,7 +35,7 @@ class Kind:
     secret: bool = False
 
 
-def _integer(low: int, high: int, none: bool = False) -> Kind:
+def _integer(low: int, high: int, *, none: bool = False) -> Kind:
     def parse(text: str) -> int:
         if not re.fullmatch(r"-?\d{1,20}", text):
             raise ValueError(text)
@@ -134,9 +134,7 @@ class Settings:
         "127.0.0.1", _text(r"[A-Za-z0-9.:_-]{1,253}", "a host name or an address"), "Address to listen on."
     )
     port: int = setting(5000, _integer(1, 65535), "Port to listen on.")
-    workers: int = setting(
-        os.cpu_count() or 1, _integer(1, 512), "Web processes; the default is the number of cores."
-    )
+    workers: int = setting(os.cpu_count() or 1, _integer(1, 512), "Web processes; the default is the number of cores.")
     threads: int = setting(16, _integer(2, 1024), "Threads of each web process.")
     redis_url: str | None = setting(
         None, _ledger_url(), "The ledger's Redis or Valkey. Unset: an embedded Valkey in the data folder."
@@ -144,9 +142,7 @@ class Settings:
     broker_url: str | None = setting(
         None, _ledger_url(), "The Celery broker for test runs. Unset: the ledger's server."
     )
-    data_dir: Path = setting(
-        Path(".hitledger"), _path(), "Folder of the journal and of the embedded Valkey's files."
-    )
+    data_dir: Path = setting(Path(".hitledger"), _path(), "Folder of the journal and of the embedded Valkey's files.")
     key_prefix: str = setting(
         "hitledger", _text(r"[A-Za-z0-9_.-]{1,64}", "1 to 64 letters, digits, _ . or -"), "First part of every key."
     )
@@ -198,9 +194,7 @@ class Settings:
     max_path_bytes: int = setting(
         2048, _integer(16, 65535), "A longer path is answered with 414 and counted under (oversized).", "bytes"
     )
-    count_unmatched: bool = setting(
-        False, _flag(), "Count 404s and 405s by path too, instead of under (unmatched)."
-    )
+    count_unmatched: bool = setting(False, _flag(), "Count 404s and 405s by path too, instead of under (unmatched).")
     merge_trailing_slash: bool = setting(
         False, _flag(), "Count /api/one and /api/one/ as one URL, the one without the slash."
     )
@@ -213,9 +207,7 @@ class Settings:
         48, _integer(0, 24 * 366), "How long counts by hour are kept; 0 keeps none.", "hours"
     )
     retention_days: int = setting(92, _integer(0, 3660), "How long counts by day are kept; 0 keeps none.", "days")
-    retention_months: int = setting(
-        60, _integer(0, 1200), "How long counts by month are kept; 0 keeps none.", "months"
-    )
+    retention_months: int = setting(60, _integer(0, 1200), "How long counts by month are kept; 0 keeps none.", "months")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -247,7 +239,11 @@ class Settings:
         if self.self_url:
             return self.self_url
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
-        return f"http://[{host}]:{self.port}" if ":" in host.strip("[]") and host[0] != "[" else f"http://{host}:{self.port}"
+        return (
+            f"http://[{host}]:{self.port}"
+            if ":" in host.strip("[]") and host[0] != "["
+            else f"http://{host}:{self.port}"
+        )
 
     def describe(self) -> list[dict[str, str]]:
         """Return one row a setting: name, value (secrets hidden), default, unit, allowed, help."""

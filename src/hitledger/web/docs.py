@@ -19,7 +19,9 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>hitledger: the HTTP API</title>
 <link rel="stylesheet" href="/static/docs/swagger-ui.css">
-<div id="docs"><noscript>This page needs JavaScript; <a href="/openapi.json">/openapi.json</a> does not.</noscript></div>
+<div id="docs">
+<noscript>This page needs JavaScript; <a href="/openapi.json">/openapi.json</a> does not.</noscript>
+</div>
 <script src="/static/docs/swagger-ui-bundle.js"></script>
 <script src="/static/docs/start.js"></script>
 </html>

@@ -54,9 +54,7 @@ def health_api(services: Services) -> APIBlueprint:
         ready = journal.writable or not services.counter.refuses
         state = Ready(
             status="ready" if ready else "not ready",
-            journal=JournalState(
-                writable=journal.writable, pending_bytes=status.pending_bytes, lost=journal.lost
-            ),
+            journal=JournalState(writable=journal.writable, pending_bytes=status.pending_bytes, lost=journal.lost),
             ledger=LedgerState(reachable=not status.error),
         )
         return _json(state, 200 if ready else 503)

@@ -55,9 +55,7 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None, **m
     raise ProblemError(status, detail, headers, **members)
 
 
-def problem_response(
-    status: int, detail: str, headers: dict[str, str] | None = None, **members: Any
-) -> Response:
+def problem_response(status: int, detail: str, headers: dict[str, str] | None = None, **members: Any) -> Response:
     """Return a problem as a response."""
     content = {
         "type": "about:blank",
@@ -108,12 +106,12 @@ def _ledger_away(error: LedgerError) -> Response:
 
 def _http(error: HTTPException) -> Response:
     # Some carry a whole response, such as a redirect.
-    if error.response is not None or error.code is None or error.code < 400:  # noqa: PLR2004 - the first error status
+    if error.response is not None or error.code is None or error.code < 400:
         return Response.force_type(error.get_response(), request.environ)
     headers = {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")}
     return problem_response(error.code, DETAILS.get(error.code) or error.description or "", headers)
 
 
 def _crash(error: Exception) -> Response:
-    log.exception("request %s failed", request_id(), exc_info=error)
+    log.error("request %s failed", request_id(), exc_info=error)
     return problem_response(500, DETAILS[500])
