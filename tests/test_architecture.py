@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parent.parent / "src"
 ROOMS = (
     {"errors", "settings", "host"},
     {"paths", "periods", "journal", "connections", "ledger"},
-    {"follower", "posting", "housekeeping", "bookkeeper", "counting", "report"},
+    {"follower", "posting", "housekeeping", "bookkeeper", "audit", "counting", "report"},
     {"middleware", "testrun", "web"},
     {"logs", "embedded", "supervision", "serve", "webserver", "cli", "__main__"},
     {"__init__"},
