@@ -53,7 +53,7 @@ def test_a_count_that_was_changed_by_hand_is_named(books: Books) -> None:
 def test_a_url_that_was_removed_is_named(books: Books) -> None:
     """A URL that vanished, as by eviction, leaves a hole that is seen."""
     client = books.store.reader(0)
-    url = client.zrange(books.store.set_key(0), 0, 0)[0]
+    url = str(client.zrange(books.store.set_key(0), 0, 0)[0])
     hits = client.zscore(books.store.set_key(0), url)
     assert hits
     client.zrem(books.store.set_key(0), url)
