@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import click
 
-from hitledger.errors import HitledgerError, SettingsError
+from hitledger.errors import HitledgerError, QueryError, SettingsError
 
 COMMANDS = {
     "post": "hitledger.cli.books",
@@ -65,6 +65,8 @@ def main() -> NoReturn:
         _fail(error.format_message(), "", 1)
     except click.Abort:
         sys.exit(130)
+    except QueryError as error:
+        _fail(f"The parameter {error.parameter} {error.message}", "", 2)
     except SettingsError as error:
         _fail(error.message, error.hint, 2)
     except HitledgerError as error:
