@@ -79,6 +79,6 @@ def main() -> NoReturn:
 
 
 def _fail(message: str, hint: str, status: int) -> NoReturn:
-    line = " ".join(f"hitledger: {message} {hint}".split())
-    click.echo(line, err=True)
+    end = "" if message.endswith((".", "?", "!")) else "."
+    click.echo(" ".join(f"hitledger: {message}{end} {hint}".split()), err=True)
     sys.exit(status)

@@ -26,7 +26,7 @@ def stats(*, limit: int | None, cursor: str | None, as_json: bool) -> None:
     settings = with_ledger(Settings.from_environment())
     store = LedgerStore(settings)
     Poster(settings, store).post_now()
-    page = Reports(store, settings).page(Query(limit or TABLE_ROWS, cursor))
+    page = Reports(store, settings).page(Query(limit=limit or TABLE_ROWS, cursor=cursor))
     if as_json:
         print_json(_document(page))
     else:
