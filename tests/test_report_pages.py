@@ -42,7 +42,7 @@ def walk(reports: Reports, limit: int) -> list[list[Row]]:
     """Return all pages, each found by the cursor of the one before."""
     pages, cursor = [], None
     while True:
-        page = reports.page(Query(limit, cursor))
+        page = reports.page(Query(limit=limit, cursor=cursor))
         pages.append(page.rows)
         cursor = page.cursor
         if cursor is None:
@@ -52,7 +52,7 @@ def walk(reports: Reports, limit: int) -> list[list[Row]]:
 def test_rows_are_ordered_by_requests_then_url(store: LedgerStore, settings: Settings) -> None:
     """The first page holds the most requested URLs; equal counts stand by URL, downwards."""
     book(store, NOW, TIES)
-    assert Reports(store, settings).page(Query(50)).rows == in_order(TIES)[:50]
+    assert Reports(store, settings).page(Query(limit=50)).rows == in_order(TIES)[:50]
 
 
 @pytest.mark.parametrize("limit", [1, 7, 150, 299, 300, 301, 10_000])
@@ -82,10 +82,10 @@ def test_a_place_may_be_gone(store: LedgerStore, settings: Settings) -> None:
     """A cursor continues where its URL stood, although that URL has moved up since."""
     book(store, NOW, TIES)
     reports = Reports(store, settings)
-    first = reports.page(Query(100))
+    first = reports.page(Query(limit=100))
     last = first.rows[-1].url
     book(store, NOW, {last: 1000})
-    assert reports.page(Query(100, first.cursor)).rows == in_order(TIES)[100:200]
+    assert reports.page(Query(limit=100, cursor=first.cursor)).rows == in_order(TIES)[100:200]
 
 
 def test_urls_that_stand_still_are_shown_once(store: LedgerStore, settings: Settings) -> None:
@@ -96,7 +96,7 @@ def test_urls_that_stand_still_are_shown_once(store: LedgerStore, settings: Sett
     seen: list[str] = []
     cursor = None
     while True:
-        page = reports.page(Query(20, cursor))
+        page = reports.page(Query(limit=20, cursor=cursor))
         seen += [row.url for row in page.rows]
         book(store, NOW, dict.fromkeys(moving, 5))
         cursor = page.cursor
@@ -112,7 +112,7 @@ def test_urls_that_stand_still_are_shown_once(store: LedgerStore, settings: Sett
 def test_garbage_is_no_cursor(store: LedgerStore, settings: Settings, cursor: str) -> None:
     """What this service did not give out is refused, and named."""
     with pytest.raises(QueryError) as caught:
-        Reports(store, settings).page(Query(10, cursor))
+        Reports(store, settings).page(Query(limit=10, cursor=cursor))
     assert caught.value.parameter == "cursor"
 
 
@@ -120,7 +120,7 @@ def test_a_cursor_of_another_ledger_is_refused(store: LedgerStore, settings: Set
     """A cursor is bound to its ledger."""
     cursor = encode_cursor((3, "/a"), "another ledger period=all")
     with pytest.raises(QueryError, match="another query or another ledger"):
-        Reports(store, settings).page(Query(10, cursor))
+        Reports(store, settings).page(Query(limit=10, cursor=cursor))
 
 
 @given(st.integers(0, 2**53), st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1), st.text())
@@ -146,7 +146,7 @@ def test_every_place_continues_in_order(settings: Settings, counts: dict[str, in
         with closing(LedgerStore(with_shards(settings, shards))) as store:
             store.reader(0).delete(*(store.reader(0).keys(f"{settings.key_prefix}:*") or ["none"]))
             book(store, NOW, counts)
-            flat = [text for piece in stream(LiveSource(store), place, chunk) for text in piece]
+            flat = [text for piece in stream(LiveSource(store), place) for text in piece]
             assert [Row(url, int(hits)) for url, hits in zip(flat[::2], flat[1::2], strict=True)] == expected
 
 

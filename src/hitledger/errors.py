@@ -51,8 +51,35 @@ class QueryError(HitledgerError):
         self.parameter = parameter
 
 
+class NotKeptError(HitledgerError):
+    """A report was asked for over a time whose counts are not kept, or not any more.
+
+    `data_from` names, for each kind of period that is kept, the earliest that there is.
+    """
+
+    def __init__(self, message: str, data_from: dict[str, str]) -> None:
+        kept = ", ".join(f"{kind}s from {name}" for kind, name in data_from.items())
+        super().__init__(message, f"There are counts by {kept}." if kept else "No periods are kept.")
+        self.data_from = data_from
+
+
+class ReportBusyError(HitledgerError):
+    """A report is still being added up, or too many are; asking again later helps.
+
+    `retry_seconds` is when to ask again.
+    """
+
+    def __init__(self, message: str, retry_seconds: int) -> None:
+        super().__init__(message, f"Ask again in {retry_seconds} seconds.")
+        self.retry_seconds = retry_seconds
+
+
 class RunError(HitledgerError):
     """A test run cannot be started, found or cancelled."""
+
+
+class RunUnavailableError(RunError):
+    """A test run cannot be started now, and none was; trying later may help."""
 
 
 class ServiceError(HitledgerError):

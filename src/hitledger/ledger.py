@@ -7,8 +7,8 @@ Keys; `{s}` is a shard's number in braces, so that all keys of a shard share a h
     <prefix>:{s}:hour:2026-11-23T22     sorted set  the same for one period, UTC; also
     <prefix>:{s}:day:2026-11-23                     by day and
     <prefix>:{s}:month:2026-11                      by month; each expires by its retention
-    <prefix>:{s}:totals                 hash        ledger: its id; requests: hits posted to this
-                                                    shard; (unmatched) ...: hits on each line;
+    <prefix>:{s}:totals                 hash        ledger, shards: whose it is; requests: hits posted
+                                                    to this shard; (unmatched) ...: hits on each line;
                                                     floor, retired ...: see lua/retire.lua
     <prefix>:{s}:totals:hour:...        hash        requests and lines of one period
     <prefix>:{s}:watermarks             hash        journal name -> `Watermark`
@@ -25,16 +25,14 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from hashlib import sha1
-from importlib.resources import files
 from typing import Any
 from zlib import crc32
 
 import redis
 from redis.exceptions import NoScriptError
 
-from hitledger.connections import Connections, connect, refused, server_errors
+from hitledger.connections import Connections, connect, server_errors
+from hitledger.dispatch import Command, error_in, script, send_scripts, send_together
 from hitledger.errors import LedgerError, LedgerMismatchError, LedgerUnavailableError
 from hitledger.journal import HEADER_BYTES
 from hitledger.periods import Period, Retention
@@ -45,9 +43,9 @@ MOST_URLS_A_CALL = 1000
 """Distinct URLs in one script call: about 7 ms of a single-threaded server."""
 READING_SCRIPTS = ("page",)
 """The scripts that reading may need."""
-Command = tuple[str | int, ...]
 CONFIRM_MS = 500
-"""How long a WAITAOF may take."""
+REPLICAS_CONFIRM_MS = 1500
+"""How long a WAITAOF may take: a replica that syncs every second needs longer. Less than a command may take."""
 
 
 @dataclass(frozen=True)
@@ -177,28 +175,6 @@ class Totals:
         return cls(requests, sum(answers[1::2]), lines)
 
 
-class Script:
-    """One Lua file of this package, called by its digest."""
-
-    def __init__(self, name: str) -> None:
-        self.text = files("hitledger").joinpath("lua", f"{name}.lua").read_text("utf-8")
-        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
-
-    def __call__(self, client: redis.Redis, keys: Sequence[str], arguments: Sequence[str | int]) -> object:
-        """Run it now, loading it where the server does not know it yet."""
-        try:
-            return client.evalsha(self.sha, len(keys), *keys, *arguments)
-        except NoScriptError:
-            client.script_load(self.text)
-            return client.evalsha(self.sha, len(keys), *keys, *arguments)
-
-
-@cache
-def script(name: str) -> Script:
-    """Return the script of that name, read once."""
-    return Script(name)
-
-
 class LedgerStore:
     """The ledger at one address. Nothing is sent before the first call that needs it."""
 
@@ -234,10 +210,12 @@ class LedgerStore:
     def _open(self) -> LedgerIdentity:
         self._identity = None
         with server_errors():
-            self._check_server(self._connections.reader(0))
+            for server in self._connections.servers():
+                if server.primary:
+                    self._check_server(server.client)
             identity = self._check_meta(self._find_or_make_meta())
             for shard in range(identity.shards):
-                self._adopt(shard, identity.id)
+                self._adopt(shard, identity)
         self._identity = identity
         return identity
 
@@ -250,18 +228,18 @@ class LedgerStore:
             )
 
     def _find_or_make_meta(self) -> dict[str, str]:
-        # Where only the meta hash is gone, the shards still know which ledger they are of.
-        client = self._connections.reader(0)
-        shards = self._settings.shards or 1
-        known = client.hget(self.totals_key(0), "ledger")
+        # Where only the meta hash is gone, the shards still know which ledger they are of, and how
+        # many they are: with another number, URLs would move to shards that know nothing of them.
+        known, shards = self._connections.reader(0).hmget(self.totals_key(0), "ledger", "shards")
         fresh = {
-            "id": str(known) if known else secrets.token_hex(16),
+            "id": str(known or secrets.token_hex(16)),
             "format": FORMAT,
-            "shards": str(shards),
+            "shards": str(shards or self._settings.shards or self._connections.default_shards),
             "made": str(int(time.time())),
         }
         arguments: list[str | int] = [word for pair in fresh.items() for word in pair]
-        flat = script("make")(client, [self.key("meta")], arguments)
+        meta = self.key("meta")
+        flat = script("make")(self._connections.keeper(meta), [meta], arguments)
         assert isinstance(flat, list)
         return dict(zip(flat[::2], flat[1::2], strict=True))
 
@@ -279,10 +257,10 @@ class LedgerStore:
             )
         return identity
 
-    def _adopt(self, shard: int, ledger_id: str) -> None:
+    def _adopt(self, shard: int, identity: LedgerIdentity) -> None:
         keys = [self.totals_key(shard), self.watermarks_key(shard), self.set_key(shard)]
-        found = script("adopt")(self._connections.reader(shard), keys, [ledger_id])
-        if found != ledger_id:
+        found = script("adopt")(self._connections.poster(shard), keys, [identity.id, identity.shards])
+        if found != identity.id:
             raise LedgerMismatchError(
                 f"Shard {shard} holds counts of another ledger.",
                 "Was another backup restored beside it? Use another HITLEDGER_KEY_PREFIX, or `hitledger reset`.",
@@ -318,10 +296,7 @@ class LedgerStore:
         if not journals:
             return found
         shards = self.identity.shards
-        with server_errors():
-            answers = _read(
-                [(self.reader(shard), ("HMGET", self.watermarks_key(shard), *journals)) for shard in range(shards)]
-            )
+        answers = self.read([(shard, ("HMGET", self.watermarks_key(shard), *journals)) for shard in range(shards)])
         for texts in answers:
             assert isinstance(texts, list)
             for journal, text in zip(journals, texts, strict=True):
@@ -333,18 +308,8 @@ class LedgerStore:
 
         Every batch has its own outcome; an error of one shard does not stop the others.
         """
-        calls = [(self._connections.poster(batch.shard), self._post_command(batch)) for batch in batches]
-        try:
-            with server_errors():
-                answers = _send(calls)
-                unknown = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-                for index in unknown:
-                    calls[index][0].script_load(script("post").text)
-                for index, answer in zip(unknown, _send([calls[index] for index in unknown]), strict=True):
-                    answers[index] = answer
-        except LedgerError as error:
-            return [Outcome("unknown", error=error) for _ in batches]
-        return [_outcome(answer) for answer in answers]
+        calls = [(batch.shard, self._post_command(batch)) for batch in batches]
+        return [_outcome(answer) for answer in send_scripts(self._connections.poster, calls, ["post"])]
 
     def _post_command(self, batch: Batch) -> tuple[str | int, ...]:
         shard = batch.shard
@@ -374,24 +339,17 @@ class LedgerStore:
         return ("EVALSHA", script("post").sha, len(keys), *keys, *head, *words)
 
     def confirm(self, journal: str, marks: Sequence[Watermark], replicas: int = 0) -> bool:
-        """Tell whether all that is posted of a journal file is on the disk of its server.
+        """Tell whether all that is posted of a journal file is on the disk of its servers, and of so many replicas.
 
-        The watermark is written again and a WAITAOF sent behind it, on the posting connection.
-        Raises `LedgerUnavailableError` where a shard cannot be asked.
+        The watermarks are written again and a WAITAOF sent behind them, on the posting
+        connection. Raises `LedgerUnavailableError` where nobody is in charge of a shard.
         """
+        by_client: dict[int, tuple[redis.Redis, list[Command]]] = {}
         for shard, mark in enumerate(marks):
             client = self._connections.poster(shard)
             command = self._post_command(Batch(shard, journal, mark, mark, {}))
-            with server_errors():
-                written, waited = _send([(client, command), (client, ("WAITAOF", 1, replicas, CONFIRM_MS))])
-                if isinstance(written, NoScriptError):
-                    # What WAITAOF said is worth nothing: nothing was written. The caller comes again.
-                    client.script_load(script("post").text)
-            if isinstance(written, Exception) or _outcome(written).word != "duplicate":
-                return False
-            if not isinstance(waited, list) or waited[0] < 1 or waited[1] < replicas:
-                return False
-        return True
+            by_client.setdefault(id(client), (client, []))[1].append(command)
+        return all(_confirm_on(client, commands, replicas) for client, commands in by_client.values())
 
     def retire(self, floor: str) -> int:
         """Forget the watermarks of journals born before a floor, keep their sums, and return how many went.
@@ -406,7 +364,7 @@ class LedgerStore:
                 names = [str(name) for name, _ in client.hscan_iter(key, count=500) if str(name) < floor]
                 for start in range(0, max(1, len(names)), 500):
                     arguments = [identity.id, floor, *names[start : start + 500]]
-                    found = script("retire")(client, [self.totals_key(shard), key], arguments)
+                    found = script("retire")(self._connections.poster(shard), [self.totals_key(shard), key], arguments)
                     assert isinstance(found, int)
                     forgotten += max(0, found)
         return forgotten
@@ -426,7 +384,7 @@ class LedgerStore:
                 kept = {self.set_key(shard), self.totals_key(shard), self.watermarks_key(shard)}
                 keys = [self.totals_key(shard), self.set_key(shard), *sorted({str(name) for name in names} - kept)]
                 lost, damaged = books.lost + books.before_lost, books.damaged + books.before_damaged
-                found = script("reset")(self.reader(shard), keys, [identity.id, lost, damaged])
+                found = script("reset")(self._connections.poster(shard), keys, [identity.id, lost, damaged])
                 dropped += max(0, int(str(found)))
         return dropped
 
@@ -463,14 +421,16 @@ class LedgerStore:
             pairs = self.reader(shard).zscan_iter(self.set_key(shard), count=count)
             return sum(int(hits) for _, hits in pairs)
 
-    def read(self, calls: Sequence[tuple[int, Command]]) -> list[Any]:
-        """Send reading commands to shards together and return the answers in order.
+    def read(self, calls: Sequence[tuple[int, Command]], *, raw: bool = False) -> list[Any]:
+        """Send reading commands to shards together and return the answers in order; `raw` leaves bytes.
 
         Raises:
             LedgerUnavailableError: a shard cannot be reached. LedgerError: it refused.
         """
-        with server_errors():
-            return _read([(self.reader(shard), command) for shard, command in calls])
+        answers = send_scripts(self.reader, calls, READING_SCRIPTS, raw=raw)
+        for error in filter(None, map(error_in, answers)):
+            raise error
+        return answers
 
     def totals_calls(self, period: Period | None = None) -> list[tuple[int, Command]]:
         """Return the calls that `read` takes for what `Totals.of` adds up, two a shard."""
@@ -500,44 +460,25 @@ def most_urls_of(shard: int, shards: int, most: int) -> int:
 
 
 def _outcome(answer: object) -> Outcome:
-    if isinstance(answer, redis.ResponseError):
-        return Outcome("unknown", error=refused(answer))
-    if isinstance(answer, Exception):
-        return Outcome("unknown", error=LedgerUnavailableError("The ledger cannot be reached."))
+    if error := error_in(answer):
+        return Outcome("unknown", error=error)
     assert isinstance(answer, list)
     word, text = answer
     return Outcome(word, Watermark.decode(text) if text else None)
 
 
-Call = tuple[redis.Redis, Command]
-
-
-def _send(calls: Sequence[Call]) -> list[object]:
-    """Send commands, one pipeline a client, and return the answers in order, error replies among them."""
-    answers: list[object] = [None] * len(calls)
-    by_client: dict[int, list[int]] = {}
-    for index, (client, _) in enumerate(calls):
-        by_client.setdefault(id(client), []).append(index)
-    for indexes in by_client.values():
-        pipeline = calls[indexes[0]][0].pipeline(transaction=False)
-        for index in indexes:
-            pipeline.execute_command(*calls[index][1])
-        for index, answer in zip(indexes, pipeline.execute(raise_on_error=False), strict=True):
-            answers[index] = answer
-    return answers
-
-
-def _read(calls: Sequence[Call]) -> list[Any]:
-    """Send commands as `_send` does, load scripts that are missing, and raise the first error reply."""
-    answers = _send(calls)
-    unknown = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-    if unknown:
-        for client in {id(calls[index][0]): calls[index][0] for index in unknown}.values():
-            for name in READING_SCRIPTS:
-                client.script_load(script(name).text)
-        for index, answer in zip(unknown, _send([calls[index] for index in unknown]), strict=True):
-            answers[index] = answer
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
-    return answers
+def _confirm_on(client: redis.Redis, commands: Sequence[Command], replicas: int) -> bool:
+    """Have one server write watermarks again and say that they are durable."""
+    milliseconds = REPLICAS_CONFIRM_MS if replicas else CONFIRM_MS
+    *written, durable = send_together(client, [*commands, ("WAITAOF", 1, replicas, milliseconds)])
+    if any(isinstance(answer, NoScriptError) for answer in written):
+        # What WAITAOF said is worth nothing: nothing was written. The caller comes again.
+        send_together(client, [("SCRIPT LOAD", script("post").text)])
+        return False
+    if isinstance(durable, redis.ResponseError) and "appendonly is disabled" in str(durable):
+        # Nothing is ever durable there: it was said at the start, and replicas are all that can be asked for.
+        *written, copies = send_together(client, [*commands, ("WAIT", replicas, milliseconds)])
+        durable = [1, copies]
+    if any(_outcome(answer).word != "duplicate" for answer in written):
+        return False
+    return isinstance(durable, list) and durable[0] >= 1 and durable[1] >= replicas

@@ -9,6 +9,8 @@ from functools import lru_cache
 from hitledger.settings import Settings
 
 KINDS = ("hour", "day", "month")
+EXPIRING = timedelta(minutes=2)
+"""What expires sooner than this is no longer reported: it could go while it is read."""
 _FORMATS = {"hour": "%Y-%m-%dT%H", "day": "%Y-%m-%d", "month": "%Y-%m"}
 
 
@@ -67,6 +69,16 @@ class Retention:
         if kind == "hour":
             return timedelta(hours=self.hours)
         return timedelta(days=self.days if kind == "day" else 31 * self.months)
+
+    def keeps(self, period: Period, now: datetime) -> bool:
+        """Tell whether the ledger still has a period, and will for the next two minutes."""
+        length = self.length(period.kind)
+        return bool(length) and period.end + length > now + EXPIRING
+
+    def first_kept(self, kind: str, now: datetime) -> Period | None:
+        """Return the earliest period of a kind that the ledger still has; None where it keeps none."""
+        length = self.length(kind)
+        return Period.containing(kind, now + EXPIRING - length) if length else None
 
     def periods_kept(self, hour: int) -> list[tuple[Period, int]]:
         """Return the periods that an hour's hits are booked in, each with its expiry.

@@ -7,22 +7,32 @@ is asked again. So a page costs n rows and S look-ups, whatever the number of UR
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from math import isqrt
+from typing import Any
 
 from hitledger.report.cursor import Place
-from hitledger.report.source import Slice, Source
+from hitledger.report.source import Flat, Slice, Source
 
-STREAM_ROWS = 5000
-"""Rows a part is asked for at a time when all of it is read: under 2 ms of a server."""
-
-Flat = list[str]
-"""URL, requests, URL, requests, ... in texts."""
+Ranked = tuple[Any, ...]
+"""A row as (requests, URL, ...): sorted downwards, they are in a report's order."""
 
 
-def place_behind(flat: Flat) -> Place:
+def place_behind(flat: Flat, width: int = 2) -> Place:
     """Return the place of the last row."""
-    return int(flat[-1]), flat[-2]
+    return int(flat[-width + 1]), flat[-width]
+
+
+def ranked(flat: Flat, width: int) -> list[Ranked]:
+    """Return rows in the form that sorts in the report's order."""
+    more = [flat[column::width] for column in range(2, width)]
+    return list(zip(map(int, flat[1::width]), flat[::width], *more, strict=True))
+
+
+def flattened(rows: Sequence[Ranked]) -> Flat:
+    """Return rows in the form that the ledger has them in."""
+    return [text for hits, url, *more in rows for text in (url, str(hits), *more)]
 
 
 def first_slices(parts: int, behind: Place | None, count: int) -> list[Slice]:
@@ -40,44 +50,67 @@ def merge(source: Source, slices: Sequence[Slice], answers: Sequence[Flat], coun
     """Return the first `count` rows of a source, given what its `first_slices` brought."""
     if len(slices) == 1:
         return answers[0]
-    heads = [_Head(piece) for piece in slices]
-    for head, answer in zip(heads, answers, strict=True):
-        head.take(answer)
+    heads = [_Head(piece, answer, source.width) for piece, answer in zip(slices, answers, strict=True)]
     while True:
         rows = sorted((row for head in heads for row in head.rows), reverse=True)[:count]
-        # A part may hold more rows above the page's last one if its own last row is above that.
+        # A part may hold more of the page's rows if its own last row stands above the page's.
         short = [head for head in heads if not head.ended and (len(rows) < count or head.rows[-1] > rows[-1])]
         if not short:
-            return [text for hits, url in rows for text in (url, str(hits))]
-        more = [Slice(head.part, head.rows[-1], head.wanted) for head in short]
+            return flattened(rows)
+        more = [Slice(head.part, head.rows[-1][:2], head.wanted) for head in short]
         for head, answer in zip(short, source.read(more), strict=True):
             head.take(answer)
 
 
 class _Head:
-    """What has been read of one part: rows as (requests, URL), in order."""
+    """What has been read of one part, in order."""
 
-    def __init__(self, piece: Slice) -> None:
+    def __init__(self, piece: Slice, flat: Flat, width: int) -> None:
         self.part = piece.part
         self.wanted = piece.rows
-        self.rows: list[Place] = []
-        self.ended = False
+        self._width = width
+        self.rows: list[Ranked] = []
+        self.take(flat)
 
     def take(self, flat: Flat) -> None:
-        self.rows += zip(map(int, flat[1::2]), flat[::2], strict=True)
-        self.ended = len(flat) < 2 * self.wanted
+        self.rows += ranked(flat, self._width)
+        self.ended = len(flat) < self._width * self.wanted
 
 
-def stream(source: Source, behind: Place | None, rows: int = STREAM_ROWS) -> Iterator[Flat]:
-    """Yield all rows behind a place, in order, in chunks of about `rows`.
+def stream(source: Source, behind: Place | None = None) -> Iterator[Flat]:
+    """Yield all rows of a source behind a place, in order, in pieces; holds one piece a part at a time."""
+    walks = [source.walk(part, behind) for part in range(source.parts)]
+    if len(walks) == 1:
+        yield from walks[0]
+        return
+    heads: dict[int, list[Ranked]] = {}
+    waiting = dict(enumerate(walks))
+    while waiting or any(heads.values()):
+        for part, walk in list(waiting.items()):
+            if not heads.get(part):
+                flat = next(walk, None)
+                if flat is None:
+                    del waiting[part]
+                else:
+                    # Best row last, so that those that go are at the list's end.
+                    heads[part] = ranked(flat, source.width)[::-1]
+        # Everything down to the best of the parts' last rows can be passed by no row to come.
+        barrier = max((heads[part][0] for part in waiting), default=(0,))
+        ready = []
+        for rows in heads.values():
+            cut = bisect_left(rows, barrier)
+            ready += rows[cut:]
+            del rows[cut:]
+        ready.sort(reverse=True)
+        if ready:
+            yield flattened(ready)
 
-    At most two chunks are held at a time, whatever the source's size.
+
+def stream_by_part(source: Source, behind: Place | None = None) -> Iterator[Flat]:
+    """Yield all rows of a source, part after part, each in order: no row waits for another part's.
+
+    A place belongs to the part of its URL: those before it are done, those after it are whole.
     """
-    while True:
-        slices = first_slices(source.parts, behind, rows)
-        flat = merge(source, slices, source.read(slices), rows)
-        if flat:
-            yield flat
-            behind = place_behind(flat)
-        if len(flat) < 2 * rows:
-            return
+    first = 0 if behind is None else source.part_of(behind[1])
+    for part in range(first, source.parts):
+        yield from source.walk(part, behind if part == first else None)

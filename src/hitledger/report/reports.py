@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 
 from hitledger.ledger import LedgerStore, Totals
 from hitledger.report.cursor import Place, decode_cursor, encode_cursor
-from hitledger.report.merge import Flat, first_slices, merge, place_behind
+from hitledger.report.merge import first_slices, merge, place_behind
 from hitledger.report.page import Page
 from hitledger.report.query import Query
-from hitledger.report.source import LiveSource
+from hitledger.report.source import Flat, LiveSource
 from hitledger.settings import Settings
 
 
