@@ -1,40 +1,69 @@
-"""Connections to the server that keeps the ledger.
+"""Connections to the servers that keep the ledger: one, a cluster, or what Sentinel watches.
 
-Readers share a pool and may try once more. Posting has one connection of its own to each
-shard's primary and never retries: an unknown outcome is settled by the watermark, and a
-WAITAOF answers for the writes of its own connection only.
+A shard's keys share the hash tag `{shard}`, so that each shard has one primary. Who that is
+may change at any time: whatever goes wrong on a connection makes the next caller look anew,
+at most every `LOOK_SECONDS`. Nothing is repeated here: what was posted may have been booked
+although the connection broke, and only the watermark can tell.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import redis
-from redis.backoff import ExponentialBackoff, NoBackoff
-from redis.retry import Retry
+from redis.crc import key_slot
 
-from hitledger.errors import LedgerError, LedgerUnavailableError
+from hitledger.addresses import CLUSTER, ONE, Address, Node, hide_password, read_address
+from hitledger.aof import NotReadyError, UnsafeServerError
+from hitledger.clients import Clients
+from hitledger.cluster import ClusterDirectory
+from hitledger.errors import LedgerError, LedgerMismatchError, LedgerUnavailableError
+from hitledger.sentinel import SentinelDirectory
 
-CONNECT_SECONDS = 1.0
-COMMAND_SECONDS = 2.0
+log = logging.getLogger("hitledger.ledger")
 
-NOT_NOW = (
+LOOK_SECONDS = 0.1
+"""Least time between two looks for who is in charge."""
+
+NOT_NOW = frozenset({
     "LOADING", "BUSY", "READONLY", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "CLUSTERDOWN",
-    "TRYAGAIN", "MOVED", "ASK", "UNBLOCKED", "max number of clients",
-)  # fmt: skip
-"""How the errors begin of a server that cannot do it now but may be able to later."""
+    "TRYAGAIN", "MOVED", "ASK", "UNBLOCKED",
+})  # fmt: skip
+"""The codes of a server that cannot do it now but may be able to later."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server of the ledger: what to call it, whether it is a primary, and a client of it."""
+
+    name: str
+    primary: bool
+    client: redis.Redis
 
 
 class Connections(Protocol):
-    """What the ledger needs of a server, or of several: a client for each shard."""
+    """What the ledger needs of its servers. Every method but `close` may raise LedgerError."""
+
+    default_shards: int
+    """Shards of a ledger that is made here, where nobody says how many."""
 
     def reader(self, shard: int) -> redis.Redis:
-        """Return a client for reading a shard; safe to share among threads."""
+        """Return a client for reading a shard; safe to share among threads, but not to keep."""
 
     def poster(self, shard: int) -> redis.Redis:
-        """Return the client whose one connection posts to a shard; used by one thread at a time."""
+        """Return the client whose one connection posts to a shard; not to keep."""
+
+    def keeper(self, key: str) -> redis.Redis:
+        """Return the posting client for a key that is in no shard."""
+
+    def servers(self) -> list[Server]:
+        """Return all servers, primaries first."""
 
     def close(self) -> None:
         """Close every connection."""
@@ -43,44 +72,141 @@ class Connections(Protocol):
 class SingleServer:
     """One Redis or Valkey server that holds every shard."""
 
-    def __init__(self, url: str, *, readers: int = 64) -> None:
-        self._reader = _client(url, Retry(ExponentialBackoff(cap=0.1, base=0.01), 1), connections=readers)
-        self._poster = _client(url, Retry(NoBackoff(), 0), connections=1)
+    default_shards = 1
+
+    def __init__(self, url: str) -> None:
+        self._name = hide_password(url).rpartition("@")[2]
+        self._clients = Clients.of(url)
 
     def reader(self, shard: int) -> redis.Redis:
         """Return the shared reading client."""
         del shard
-        return self._reader
+        return self._clients.reader
 
     def poster(self, shard: int) -> redis.Redis:
         """Return the posting client."""
         del shard
-        return self._poster
+        return self._clients.poster
+
+    def keeper(self, key: str) -> redis.Redis:
+        """Return the posting client."""
+        del key
+        return self._clients.poster
+
+    def servers(self) -> list[Server]:
+        """Return the server."""
+        return [Server(self._name, primary=True, client=self._clients.reader)]
 
     def close(self) -> None:
         """Close every connection."""
-        self._reader.close()
-        self._poster.close()
+        self._clients.close()
 
 
-def _client(url: str, retry: Retry, *, connections: int) -> redis.Redis:
-    pool = redis.BlockingConnectionPool.from_url(
-        url,
-        max_connections=connections,
-        timeout=COMMAND_SECONDS,
-        socket_connect_timeout=CONNECT_SECONDS,
-        socket_timeout=COMMAND_SECONDS,
-        retry=retry,
-        decode_responses=True,
-        encoding_errors="backslashreplace",
-        protocol=2,
-    )
-    return redis.Redis(connection_pool=pool)
+class Directory(Protocol):
+    """Knows which server is in charge of what. Every method may raise redis.RedisError."""
+
+    default_shards: int
+
+    def refresh(self) -> None:
+        """Find out anew."""
+
+    def primary_of(self, slot: int) -> Node:
+        """Return the primary of a hash slot, as last found out."""
+
+    def nodes(self) -> list[tuple[Node, bool]]:
+        """Return every server and whether it is a primary, as last found out."""
+
+    def close(self) -> None:
+        """Close every connection."""
+
+
+class ManyServers:
+    """The servers that a directory names."""
+
+    def __init__(self, address: Address, directory: Directory) -> None:
+        self.default_shards = directory.default_shards
+        self._address = address
+        self._directory = directory
+        self._clients: dict[Node, Clients] = {}
+        self._trouble = True
+        self._known = False
+        self._failure = redis.RedisError()
+        self._looked_at = float("-inf")
+        self._looking = threading.Lock()
+
+    def reader(self, shard: int) -> redis.Redis:
+        """Return the reading client of the shard's primary."""
+        return self._clients_of(f"{{{shard}}}").reader
+
+    def poster(self, shard: int) -> redis.Redis:
+        """Return the posting client of the shard's primary."""
+        return self._clients_of(f"{{{shard}}}").poster
+
+    def keeper(self, key: str) -> redis.Redis:
+        """Return the posting client of the key's primary."""
+        return self._clients_of(key).poster
+
+    def servers(self) -> list[Server]:
+        """Return every server, primaries first."""
+        with server_errors():
+            self._look()
+            nodes = sorted(self._directory.nodes(), key=lambda found: (not found[1], found[0]))
+            return [Server(str(node), primary, self._clients_at(node).reader) for node, primary in nodes]
+
+    def close(self) -> None:
+        """Close every connection."""
+        for clients in self._clients.values():
+            clients.close()
+        self._directory.close()
+
+    def _clients_of(self, key: str) -> Clients:
+        with server_errors():
+            self._look()
+            return self._clients_at(self._directory.primary_of(key_slot(key.encode())))
+
+    def _clients_at(self, node: Node) -> Clients:
+        found = self._clients.get(node)
+        if found is None:
+            # Two threads may both make one; all use the one that was there first.
+            found = self._clients.setdefault(node, Clients.of(self._address.url_of(node), self._note_trouble))
+        return found
+
+    def _note_trouble(self) -> None:
+        self._trouble = True
+
+    def _look(self) -> None:
+        """Find out who is in charge, if there was trouble since; the last answer holds where nobody can say."""
+        if not self._trouble:
+            return
+        if not self._looking.acquire(blocking=not self._known):
+            return  # another thread is at it: go on with what was known
+        try:
+            if time.monotonic() - self._looked_at >= LOOK_SECONDS:
+                self._look_now()
+            if not self._known:
+                raise self._failure
+        finally:
+            self._looking.release()
+
+    def _look_now(self) -> None:
+        self._trouble = False  # trouble from here on calls for another look
+        try:
+            self._directory.refresh()
+            self._known = True
+        except redis.RedisError as error:
+            self._trouble = True
+            self._failure = error
+            log.debug("nobody says which servers hold the ledger now: %s", type(error).__name__)
+        finally:
+            self._looked_at = time.monotonic()
 
 
 def connect(url: str) -> Connections:
     """Return the connections that a ledger's address asks for; nothing is sent yet."""
-    return SingleServer(url)
+    address = read_address(url)
+    if address.kind == ONE:
+        return SingleServer(address.url)
+    return ManyServers(address, ClusterDirectory(address) if address.kind == CLUSTER else SentinelDirectory(address))
 
 
 @contextmanager
@@ -93,21 +219,29 @@ def server_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-        if isinstance(error, redis.AuthenticationError):
-            raise LedgerError("The ledger refused the user name or password.", "Check HITLEDGER_REDIS_URL.") from error
-        raise LedgerUnavailableError(
-            "The ledger cannot be reached.", "Counting goes on in the journal and is posted when it is back."
-        ) from error
-    except redis.ResponseError as error:
-        raise refused(error) from error
+    except (redis.RedisError, OSError) as error:
+        raise as_ledger_error(error) from error
 
 
-def refused(error: redis.ResponseError) -> LedgerError:
+def as_ledger_error(error: Exception) -> LedgerError:
+    """Return the ledger's own error for one of redis-py's."""
+    if isinstance(error, redis.AuthenticationError):
+        return LedgerError("The ledger refused the user name or password.", "Check HITLEDGER_REDIS_URL.")
+    if isinstance(error, NotReadyError):
+        return LedgerUnavailableError(str(error), "It is tried again.")
+    if isinstance(error, UnsafeServerError):
+        return LedgerMismatchError("The ledger's server may double counts after two crashes.", str(error))
+    if isinstance(error, redis.ResponseError | redis.BusyLoadingError):
+        return refused(error)
+    return LedgerUnavailableError(
+        "The ledger cannot be reached.", "Counting goes on in the journal and is posted when it is back."
+    )
+
+
+def refused(error: redis.RedisError) -> LedgerError:
     """Return the ledger's own error for an error reply."""
-    text = str(error)
-    if text.startswith(NOT_NOW):
-        return LedgerUnavailableError(
-            f"The ledger cannot do it now: {text.split(maxsplit=1)[0]}.", "It is tried again."
-        )
-    return LedgerError(f"The ledger refused a command: {text[:200]}")
+    # redis-py cuts the code off the text where it has a class of its own for it.
+    code = error.status_code or str(error).split(" ")[0]
+    if code in NOT_NOW:
+        return LedgerUnavailableError(f"The ledger cannot do it now: {code}.", "It is tried again.")
+    return LedgerError(f"The ledger refused a command: {code} {str(error).removeprefix(code)[:200].strip()}")

@@ -33,7 +33,7 @@ from redis.exceptions import NoScriptError
 
 from hitledger.connections import Connections, connect, server_errors
 from hitledger.dispatch import Command, error_in, script, send_scripts, send_together
-from hitledger.errors import LedgerError, LedgerMismatchError, LedgerUnavailableError
+from hitledger.errors import LedgerError, LedgerMismatchError
 from hitledger.journal import HEADER_BYTES
 from hitledger.periods import Period, Retention
 from hitledger.settings import Settings

@@ -15,14 +15,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
+from hitledger.addresses import CLUSTER, ONE, SCHEMES, SENTINEL, hide_password, normal_form, read_address
 from hitledger.errors import SettingsError
 
 PREFIX = "HITLEDGER_"
-LEDGER_SCHEMES = ("redis", "rediss", "unix")
-"""The URL schemes a ledger or broker may have, before `valkey` is read as `redis`."""
-
 Parser = Callable[[str], Any]
 
 
@@ -96,16 +94,14 @@ def _path_list() -> Kind:
     return Kind(parse, "paths that begin with /, separated by commas; one that ends in * is a prefix")
 
 
-def _ledger_url() -> Kind:
+def _server_url(*kinds: str) -> Kind:
     def parse(text: str) -> str:
-        url = re.sub(r"^valkey", "redis", text)
-        parts = urlsplit(url)
-        _ = parts.port  # raises ValueError when it is no number
-        if parts.scheme not in LEDGER_SCHEMES or not (parts.hostname or parts.path.strip("/")):
+        if read_address(text).kind not in kinds:
             raise ValueError(text)
-        return url
+        return normal_form(text)
 
-    schemes = ", ".join(f"{scheme}://" for scheme in LEDGER_SCHEMES)
+    allowed = [scheme for scheme in SCHEMES if (scheme.partition("+")[2] or ONE) in kinds]
+    schemes = ", ".join(f"{scheme}://" for scheme in allowed)
     return Kind(parse, f"an address that begins with {schemes} (valkey for redis means the same)", secret=True)
 
 
@@ -137,10 +133,12 @@ class Settings:
     workers: int = setting(os.cpu_count() or 1, _integer(1, 512), "Web processes; the default is the number of cores.")
     threads: int = setting(16, _integer(2, 1024), "Threads of each web process.")
     redis_url: str | None = setting(
-        None, _ledger_url(), "The ledger's Redis or Valkey. Unset: an embedded Valkey in the data folder."
+        None,
+        _server_url(ONE, CLUSTER, SENTINEL),
+        "The ledger's Redis or Valkey. Unset: an embedded Valkey in the data folder.",
     )
     broker_url: str | None = setting(
-        None, _ledger_url(), "The Celery broker for test runs. Unset: the ledger's server."
+        None, _server_url(ONE), "The Celery broker for test runs. Unset: the ledger's server, where it is a single one."
     )
     data_dir: Path = setting(Path(".hitledger"), _path(), "Folder of the journal and of the embedded Valkey's files.")
     key_prefix: str = setting(
@@ -149,7 +147,7 @@ class Settings:
     shards: int | None = setting(
         None,
         _integer(1, 1024, none=True),
-        "Shards of a new ledger; fixed once it is made. Unset: what the ledger has, else 1.",
+        "Shards of a new ledger; fixed once it is made. Unset: what the ledger has, else 1, or 64 in a cluster.",
     )
     self_url: str | None = setting(
         None, _http_url(), "Where test runs send their requests. Unset: this service's own address."
@@ -234,6 +232,22 @@ class Settings:
         return self.data_dir / "journal"
 
     @property
+    def celery_broker_url(self) -> str | None:
+        """The broker of test runs; None where it is the embedded Valkey, which has no address yet.
+
+        Raises:
+            SettingsError: the ledger's servers cannot be the broker, and no other is set.
+        """
+        if self.broker_url or self.redis_url is None:
+            return self.broker_url
+        if read_address(self.redis_url).kind != ONE:
+            raise SettingsError(
+                "Test runs need HITLEDGER_BROKER_URL, because Celery cannot use the ledger's cluster or Sentinels.",
+                "Set it to a single Redis or Valkey server; it holds no counts.",
+            )
+        return self.redis_url
+
+    @property
     def own_url(self) -> str:
         """The address test runs go to: configured, never taken from a request."""
         if self.self_url:
@@ -263,15 +277,6 @@ class Settings:
 def variable_of(each: Field[Any]) -> str:
     """Return the environment variable of a field of `Settings`."""
     return PREFIX + each.name.upper()
-
-
-def hide_password(url: str) -> str:
-    """Return the URL with its password, if any, as `***`."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
 
 
 def _parse(name: str, each: Field[Any], text: str) -> Any:

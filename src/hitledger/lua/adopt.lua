@@ -3,16 +3,19 @@
 -- Called by LedgerStore.open.
 --
 -- KEYS  1 totals   2 watermarks   3 all-time set
--- ARGV  1 ledger id
+-- ARGV  1 ledger id   2 number of shards
 -- Returns the id of the ledger that the shard belongs to; "" for counts that belong to none.
 -- Twice it changes nothing.
 
 local known = redis.call('HGET', KEYS[1], 'ledger')
 if known then
+  if known == ARGV[1] then
+    redis.call('HSETNX', KEYS[1], 'shards', ARGV[2])
+  end
   return known
 end
 if redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3]) > 0 then
   return ''
 end
-redis.call('HSET', KEYS[1], 'ledger', ARGV[1])
+redis.call('HSET', KEYS[1], 'ledger', ARGV[1], 'shards', ARGV[2])
 return ARGV[1]

@@ -1,0 +1,102 @@
+"""Scripts and commands on their way to the shards: one pipeline a server, an answer for each.
+
+Guarantee: a server that fails, or a shard that nobody is in charge of, spoils its own answers
+and no others. Nothing is sent twice but what a server refused for want of a script.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any
+
+import redis
+from redis.client import NEVER_DECODE
+from redis.exceptions import NoScriptError
+
+from hitledger.connections import as_ledger_error
+from hitledger.errors import LedgerError
+
+Command = tuple[str | int, ...]
+"""A command's words."""
+Client = Callable[[int], redis.Redis]
+"""The client of a shard; raises LedgerError where nobody is in charge of it."""
+
+
+class Script:
+    """One Lua file of this package, called by its digest."""
+
+    def __init__(self, name: str) -> None:
+        self.text = files("hitledger").joinpath("lua", f"{name}.lua").read_text("utf-8")
+        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    def __call__(self, client: redis.Redis, keys: Sequence[str], arguments: Sequence[str | int]) -> object:
+        """Run it now, loading it where the server does not know it yet."""
+        try:
+            return client.evalsha(self.sha, len(keys), *keys, *arguments)
+        except NoScriptError:
+            client.script_load(self.text)
+            return client.evalsha(self.sha, len(keys), *keys, *arguments)
+
+
+@cache
+def script(name: str) -> Script:
+    """Return the script of that name, read once."""
+    return Script(name)
+
+
+def send(client_of: Client, calls: Sequence[tuple[int, Command]], *, raw: bool = False) -> list[Any]:
+    """Send commands to shards; return the answers in order, with what went wrong among them.
+
+    An error is a redis.RedisError, OSError or LedgerError. `raw` leaves bytes as they are.
+    """
+    answers: list[Any] = [None] * len(calls)
+    by_client: dict[int, tuple[redis.Redis, list[int]]] = {}
+    for index, (shard, _) in enumerate(calls):
+        try:
+            client = client_of(shard)
+        except LedgerError as error:
+            answers[index] = error
+        else:
+            by_client.setdefault(id(client), (client, []))[1].append(index)
+    for client, indexes in by_client.values():
+        for index, answer in zip(indexes, send_together(client, [calls[i][1] for i in indexes], raw=raw), strict=True):
+            answers[index] = answer
+    return answers
+
+
+def send_together(client: redis.Redis, commands: Sequence[Command], *, raw: bool = False) -> list[Any]:
+    """Send commands to one server in one go, on one connection; the answers as `send` returns them."""
+    options: dict[str, Any] = {NEVER_DECODE: True} if raw else {}
+    pipeline = client.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command, **options)
+    try:
+        return pipeline.execute(raise_on_error=False)
+    except (redis.RedisError, OSError) as error:
+        # Whether any of them was carried out, nobody knows.
+        return [error] * len(commands)
+
+
+def send_scripts(
+    client_of: Client, calls: Sequence[tuple[int, Command]], scripts: Sequence[str], *, raw: bool = False
+) -> list[Any]:
+    """Do as `send` does, and once more what a server refused because it did not know the script."""
+    answers = send(client_of, calls, raw=raw)
+    unknown = [index for index, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+    if unknown:
+        shards = {calls[index][0] for index in unknown}
+        send(client_of, [(shard, ("SCRIPT LOAD", script(name).text)) for shard in shards for name in scripts])
+        again = send(client_of, [calls[index] for index in unknown], raw=raw)
+        for index, answer in zip(unknown, again, strict=True):
+            answers[index] = answer
+    return answers
+
+
+def error_in(answer: object) -> LedgerError | None:
+    """Return the ledger's own error where an answer of `send` is one."""
+    if isinstance(answer, LedgerError):
+        return answer
+    return as_ledger_error(answer) if isinstance(answer, Exception) else None

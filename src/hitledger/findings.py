@@ -1,0 +1,28 @@
+"""What a check found: the words that `hitledger doctor`, the start and the logs share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+OK, UNKNOWN, WARN, FAIL = "ok", "unknown", "warn", "fail"
+ORDER = (OK, UNKNOWN, WARN, FAIL)
+"""From best to worst."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check's result: what was found, and what to do about it where it is not well."""
+
+    check: str
+    status: str
+    what: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.remedy}".strip()
+
+
+def worst(findings: Iterable[Finding]) -> str:
+    """Return the worst status; OK where there is no finding at all."""
+    return max((each.status for each in findings), key=ORDER.index, default=OK)
