@@ -23,7 +23,14 @@ MARK = "MARK_OF_A_TEST"
 class Running:
     """A program that runs beside the test. Leaving the context kills whatever is left of it."""
 
-    def __init__(self, command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.folder = folder
+        """Processes that work in it belong to the program too."""
         self.mark = uuid.uuid4().hex
         self.lines: list[str] = []
         """What it has written, to either stream."""
@@ -90,19 +97,27 @@ class Running:
         return self.process.wait(seconds)
 
     def left(self, *words: str) -> list[int]:
-        """Return the processes that carry the mark and have these words in their command line."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                marked = f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes()
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-            except OSError:
-                continue
-            if marked and command and all(word in command for word in words):
-                found.append(int(entry.name))
-        return sorted(found)
+        """Return its processes, itself included, that have these words in their command line."""
+        return sorted(
+            int(entry.name)
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdigit() and self._owns(entry) and all(word in _command(entry) for word in words)
+        )
+
+    def _owns(self, entry: Path) -> bool:
+        try:
+            if f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes():
+                return True
+            # Valkey writes its title over its environment.
+            return self.folder is not None and (entry / "cwd").readlink().is_relative_to(self.folder)
+        except OSError:
+            return False
+
+
+def _command(entry: Path) -> str:
+    with suppress(OSError):
+        return (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+    return ""
 
 
 def free_port() -> int:

@@ -44,7 +44,7 @@ VALKEY_READY_SECONDS = 2.0
 WEB_READY_SECONDS = 60.0
 LEFTOVER_SECONDS = 5.0
 """How long what a killed service has left behind may take to end."""
-PORT_SECONDS = 1.0
+PORT_SECONDS = 0.3
 LAST_POSTING_SECONDS = 2.5
 
 
