@@ -105,6 +105,16 @@ def _server_url(*kinds: str) -> Kind:
     return Kind(parse, f"an address that begins with {schemes} (valkey for redis means the same)", secret=True)
 
 
+def _origins() -> Kind:
+    def parse(text: str) -> tuple[str, ...]:
+        items = tuple(item.strip() for item in text.split(","))
+        if any(item != "*" and re.fullmatch(r"https?://[^/?#@\s]+", item) is None for item in items):
+            raise ValueError(text)
+        return items
+
+    return Kind(parse, "origins such as https://example.org, separated by commas, or *")
+
+
 def _http_url() -> Kind:
     def parse(text: str) -> str:
         parts = urlsplit(text)
@@ -206,6 +216,25 @@ class Settings:
     )
     retention_days: int = setting(92, _integer(0, 3660), "How long counts by day are kept; 0 keeps none.", "days")
     retention_months: int = setting(60, _integer(0, 1200), "How long counts by month are kept; 0 keeps none.", "months")
+
+    report_wait_seconds: int = setting(
+        10, _integer(0, 60), "How long a request waits for a report that must be added up first.", "seconds"
+    )
+    report_max_entries: int = setting(
+        100_000_000,
+        _integer(1000, 2**40),
+        "Most entries of the ledger that one report may add up, about 2 million a second.",
+        "entries",
+    )
+    report_cache_bytes: int = setting(
+        2**30, _integer(0, 2**50), "Most bytes of added-up reports that are kept in the data folder.", "bytes"
+    )
+    patterns_file: Path | None = setting(
+        None, _path(), "A TOML file of patterns under which reports add URLs up with group=patterns."
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (), _origins(), "Origins whose pages may read the reports from a browser; * is any."
+    )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:

@@ -1,55 +1,188 @@
-"""Reports over one ledger: ordered pages, whatever their source.
+"""Reports over one ledger: ordered pages, searches and streams of all rows.
 
 A report reads the ledger and never writes to it. Who must see this host's own hits posts its
 journal first (`HitCounter.post_now`); the endpoints do.
+
+What costs how much: rows of all time or of one period are read where they stand, and a page
+costs its rows at any depth. Several periods, or a section, must be added up first (`.shelf`);
+then the same holds. A search reads down the order until its page is full or its time is up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
 
+from hitledger.errors import QueryError
 from hitledger.ledger import LedgerStore, Totals
+from hitledger.periods import Retention
+from hitledger.report.build import Recipe, TooLargeError
 from hitledger.report.cursor import Place, decode_cursor, encode_cursor
-from hitledger.report.merge import first_slices, merge, place_behind
-from hitledger.report.page import Page
-from hitledger.report.query import Query
-from hitledger.report.source import Flat, LiveSource
+from hitledger.report.merge import first_slices, merge, place_behind, stream, stream_by_part
+from hitledger.report.page import Page, Section
+from hitledger.report.query import PATTERNS, Query
+from hitledger.report.sections import ByDepth, ByPattern, Sections, read_patterns
+from hitledger.report.shelf import Shelf
+from hitledger.report.snapshot import Snapshot
+from hitledger.report.source import Flat, LiveSource, Source
+from hitledger.report.window import Window
 from hitledger.settings import Settings
+
+SEARCH_SECONDS = 2.0
+"""How long a search looks before it says how far it came."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A query whose rows can be read: where they are, and a page with all but rows."""
+
+    query: Query
+    source: Source
+    frame: Page
 
 
 class Reports:
     """What readers may ask of a ledger."""
 
     def __init__(
-        self, store: LedgerStore, settings: Settings, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        store: LedgerStore,
+        settings: Settings,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        directory: Path | None = None,
     ) -> None:
-        self._store = store
-        self._settings = settings
-        self._now = now
-
-    def page(self, query: Query | None = None) -> Page:
-        """Return one page, most requested URLs first, equal counts by URL downwards.
+        """Reports that must be added up are kept in `directory`, in the data folder by default.
 
         Raises:
-            QueryError: the cursor is not of this query and ledger.
+            SettingsError: the patterns file is not as it should be.
+        """
+        self._store = store
+        self._now = now
+        self._retention = Retention.of(settings)
+        self._patterns: ByPattern = read_patterns(settings.patterns_file)
+        self._shelf = Shelf(store, settings, directory or settings.data_dir / "reports", now)
+
+    def page(self, query: Query | None = None) -> Page:
+        """Return one page, most requested first, equal counts by URL downwards.
+
+        Raises:
+            QueryError: the cursor is not of this query and ledger, or it asks for too much.
+            NotKeptError: counts of that time are not kept.
+            ReportBusyError: it is still being added up.
             LedgerUnavailableError: the ledger cannot be reached.
         """
-        query = query or Query()
-        behind = decode_cursor(query.cursor, self._subject(query)) if query.cursor is not None else None
-        totals, flat = self._live(behind, query.limit + 1)
-        page = Page(self._now(), totals.requests, totals.urls, totals.lines, flat)
-        if len(flat) <= 2 * query.limit:
+        query, window = self._pinned(query or Query())
+        subject = self._subject(query)
+        behind = decode_cursor(query.cursor, subject) if query.cursor is not None else None
+        if not query.is_derived and len(window.periods) <= 1 and not query.search:
+            page = self._live_page(query, window, behind)
+        else:
+            with self.opened(query) as found:
+                page = self._search(found, behind) if query.search else self._page(found, behind)
+        shown = page.flat[: page.width * query.limit]
+        if len(shown) == len(page.flat) and page.complete:
             return page
-        shown = flat[: 2 * query.limit]
-        return replace(page, flat=shown, cursor=encode_cursor(place_behind(shown), self._subject(query)))
+        # A search that ran out of time has its place in `cursor` already.
+        place = page.cursor if not page.complete else None
+        return replace(page, flat=shown, cursor=place or encode_cursor(place_behind(shown, page.width), subject))
+
+    def rows(self, query: Query, behind: Place | None = None, *, in_order: bool = True) -> Iterator[Flat]:
+        """Yield all rows of a query behind a place, flat and in pieces, whatever its limit and cursor.
+
+        Without an order, rows come as they are quickest to read. Raises like `page`.
+        """
+        with self.opened(query) as found:
+            pieces = (stream if in_order else stream_by_part)(found.source, behind)
+            for flat in pieces:
+                kept = _containing(flat, query.search) if query.search else flat
+                if kept:
+                    yield kept
+
+    @contextmanager
+    def opened(self, query: Query) -> Iterator[Opened]:
+        """Open a query for reading its rows; raises like `page`."""
+        query, window = self._pinned(query)
+        frame = Page(self._now(), 0, None, {}, [], period=_label(query), start=window.start, end=window.end)
+        if not query.is_derived and len(window.periods) <= 1:
+            source = LiveSource(self._store, window.periods[0] if window.periods else None)
+            yield Opened(query, source, _with_totals(frame, source.totals()))
+            return
+        name = replace(query, search="").subject
+        if query.group == PATTERNS:
+            name += f" {self._patterns.digest}"
+        recipe = Recipe(window.periods, query.prefix.encode(), self._sections(query))
+        try:
+            with self._shelf.snapshot(name, recipe) as (snapshot, as_of):
+                yield Opened(query, snapshot, _with_head(replace(frame, as_of=as_of), query, snapshot))
+        except TooLargeError as error:
+            parameter = "from" if query.start is not None else "prefix" if query.prefix else "group"
+            raise QueryError(parameter, f"asks for too much. {error.message}") from None
+
+    def _pinned(self, query: Query) -> tuple[Query, Window]:
+        window = query.window(self._retention, self._now())
+        return query.pinned(window), window
 
     def _subject(self, query: Query) -> str:
         return f"{self._store.identity.id} {query.subject}"
 
-    def _live(self, behind: Place | None, count: int) -> tuple[Totals, Flat]:
-        source = LiveSource(self._store)
-        slices = first_slices(source.parts, behind, count)
+    def _sections(self, query: Query) -> Sections | None:
+        if query.group == PATTERNS:
+            if not self._patterns.names:
+                raise QueryError("group", "needs patterns, and the settings name none (HITLEDGER_PATTERNS_FILE).")
+            return self._patterns
+        return ByDepth(int(query.group)) if query.group is not None else None
+
+    def _live_page(self, query: Query, window: Window, behind: Place | None) -> Page:
+        """Return a page that is read where it stands, totals and rows in one round trip."""
+        source = LiveSource(self._store, window.periods[0] if window.periods else None)
+        slices = first_slices(source.parts, behind, query.limit + 1)
         totals, answers = source.read_with_totals(slices)
-        return totals, merge(source, slices, answers, count)
+        flat = merge(source, slices, answers, query.limit + 1)
+        frame = Page(self._now(), 0, None, {}, flat, period=_label(query), start=window.start, end=window.end)
+        return _with_totals(frame, totals)
+
+    def _page(self, found: Opened, behind: Place | None) -> Page:
+        source, count = found.source, found.query.limit + 1
+        slices = first_slices(source.parts, behind, count)
+        return replace(found.frame, flat=merge(source, slices, source.read(slices), count), width=source.width)
+
+    def _search(self, found: Opened, behind: Place | None) -> Page:
+        """Read down the order until there is a page of URLs that contain the text, or time is up."""
+        until = monotonic() + SEARCH_SECONDS
+        matches: Flat = []
+        for flat in stream(found.source, behind):
+            matches += _containing(flat, found.query.search)
+            if len(matches) > 2 * found.query.limit:
+                break
+            if monotonic() >= until:
+                cursor = encode_cursor(place_behind(flat), self._subject(found.query))
+                return replace(found.frame, flat=matches, complete=False, cursor=cursor)
+        return replace(found.frame, flat=matches)
+
+
+def _containing(flat: Flat, text: str) -> Flat:
+    return [each for url, hits in zip(flat[::2], flat[1::2], strict=True) if text in url for each in (url, hits)]
+
+
+def _label(query: Query) -> str:
+    return query.period if query.start is None else "range"
+
+
+def _with_totals(frame: Page, totals: Totals) -> Page:
+    return replace(frame, total_requests=totals.requests, total_urls=totals.urls, other=totals.lines)
+
+
+def _with_head(frame: Page, query: Query, snapshot: Snapshot) -> Page:
+    head = snapshot.head
+    return replace(
+        frame,
+        total_requests=head.total_requests,
+        total_urls=head.total_urls,
+        other=head.other,
+        section=Section(query.prefix, head.requests, head.urls) if query.prefix else None,
+        total_sections=head.rows if head.width == 3 else None,
+    )

@@ -61,6 +61,10 @@ class LiveSource:
         answers = self._store.read([(each.part, self._command(each)) for each in slices])
         return _rows_of(slices, answers)
 
+    def totals(self) -> Totals:
+        """Return the period's totals."""
+        return self._store.totals(self._period)
+
     def read_with_totals(self, slices: Sequence[Slice]) -> tuple[Totals, list[Flat]]:
         """Read slices and the period's totals in the same round trip."""
         calls = self._store.totals_calls(self._period)
@@ -105,9 +109,7 @@ def walk_set(
         flat = None
         if rank is not None:
             overlap = len(last) // 2
-            (flat,) = store.read(
-                [(shard, (name, key, rank - overlap, rank + STREAM_ROWS - 1, "WITHSCORES"))], raw=raw
-            )
+            (flat,) = store.read([(shard, (name, key, rank - overlap, rank + STREAM_ROWS - 1, "WITHSCORES"))], raw=raw)
             if flat[: 2 * overlap] != last:
                 flat = None
             elif overlap:

@@ -1,0 +1,186 @@
+"""The reports of this host that had to be added up, kept while they are of use.
+
+Promised here:
+
+- One report is added up once, however many ask for it at the same time, in whichever process.
+- At most one large report is added up at a time on a host, and only so many wait for one. The
+  others are told when to ask again, and the work goes on meanwhile.
+- What is shown is as new as the ledger, unless adding it up took half a second or more: then it
+  may be shown for ten times as long as that took, and says of when it is.
+- Nothing is kept beyond a number of bytes, or an hour.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import closing, contextmanager, suppress
+from datetime import datetime, timedelta
+from hashlib import blake2b
+from pathlib import Path
+
+from hitledger.errors import LedgerError, ReportBusyError
+from hitledger.ledger import LedgerStore, Totals
+from hitledger.report.build import Builder, Progress, Recipe, versions_of
+from hitledger.report.snapshot import Snapshot
+from hitledger.settings import Settings
+
+log = logging.getLogger("hitledger.report")
+
+SMALL_ENTRIES = 100_000
+"""Entries of the ledger that are added up at once, about 0.1 s, without queueing."""
+SLOW_SECONDS = 0.5
+SHOWN_TIMES = 10
+"""A report that took longer than `SLOW_SECONDS` is shown for so many times as long."""
+MOST_BUILDS = 4
+"""Large reports of a process that are being added up, or wait for their turn."""
+TIDY_EVERY = 16
+"""After so many small reports the folder is tidied, too."""
+KEPT = timedelta(hours=1)
+SUFFIX = ".report"
+
+
+class Shelf:
+    """The snapshots in one folder."""
+
+    def __init__(self, store: LedgerStore, settings: Settings, directory: Path, now: Callable[[], datetime]) -> None:
+        self._store = store
+        self._settings = settings
+        self._directory = directory
+        self._now = now
+        self._built = 0
+        self._lock = threading.Lock()
+        self._running: dict[Path, tuple[Future[None], Progress]] = {}
+        self._waiting = threading.BoundedSemaphore(max(1, settings.threads // 4))
+
+    @contextmanager
+    def snapshot(self, name: str, recipe: Recipe) -> Iterator[tuple[Snapshot, datetime]]:
+        """Open the report of that name, added up by that recipe, and tell of when it is.
+
+        Raises:
+            TooLargeError: it is larger than the settings allow.
+            ReportBusyError: it is not ready yet. LedgerError: the ledger cannot be read.
+        """
+        identity = f"{self._store.identity.id} {name}"
+        path = self._directory / (blake2b(identity.encode(), digest_size=16).hexdigest() + SUFFIX)
+        found = self._kept(path, recipe)
+        if found is None:
+            self._have_built(path, recipe)
+            snapshot = Snapshot(path)
+            found = snapshot, snapshot.head.moment
+        with closing(found[0]):
+            yield found
+
+    def _kept(self, path: Path, recipe: Recipe) -> tuple[Snapshot, datetime] | None:
+        """Open the snapshot that is there, if it is new enough."""
+        try:
+            snapshot = Snapshot(path)
+        except (OSError, ValueError):
+            return None
+        now = self._now()
+        if self._versions(recipe)[0] == snapshot.head.versions:
+            return snapshot, now
+        shown = timedelta(seconds=SHOWN_TIMES * snapshot.head.seconds)
+        if snapshot.head.seconds >= SLOW_SECONDS and now - snapshot.head.moment < shown:
+            return snapshot, snapshot.head.moment
+        snapshot.close()
+        return None
+
+    def _versions(self, recipe: Recipe) -> tuple[list[str], int]:
+        """Return the versions of the sets that a recipe reads, and the number of their entries."""
+        periods = recipe.periods or (None,)
+        answers = self._store.read([call for each in periods for call in self._store.totals_calls(each)])
+        return versions_of(answers), Totals.of(answers).urls
+
+    def _have_built(self, path: Path, recipe: Recipe) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        if self._versions(recipe)[1] <= SMALL_ENTRIES:
+            self._build(Builder(self._store, recipe, path, self._now))
+            return
+        future, progress = self._start(path, recipe)
+        if not self._waiting.acquire(blocking=False):
+            raise ReportBusyError("Other reports are being added up.", 5)
+        try:
+            future.result(self._settings.report_wait_seconds)
+        except FutureTimeoutError:
+            percent = 100 * progress.done // max(1, progress.of)
+            raise ReportBusyError(f"The report is being added up; {percent} % are done.", 5) from None
+        finally:
+            self._waiting.release()
+
+    def _start(self, path: Path, recipe: Recipe) -> tuple[Future[None], Progress]:
+        """Have a thread of its own build a snapshot, unless one does already."""
+        with self._lock:
+            if path in self._running:
+                return self._running[path]
+            if len(self._running) >= MOST_BUILDS:
+                raise ReportBusyError("Other reports are being added up.", 5)
+            builder = Builder(self._store, recipe, path, self._now)
+            future: Future[None] = Future()
+            self._running[path] = future, builder.progress
+        # A daemon: a process that is told to end does not wait for it.
+        threading.Thread(
+            target=self._run, args=(path, recipe, builder, future), name="hitledger-report", daemon=True
+        ).start()
+        return future, builder.progress
+
+    def _run(self, path: Path, recipe: Recipe, builder: Builder, future: Future[None]) -> None:
+        try:
+            with self._turn():
+                # Another process may have built it while this one waited for its turn.
+                found = self._kept(path, recipe)
+                if found:
+                    found[0].close()
+                else:
+                    self._build(builder)
+        except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
+            failure: BaseException | None = error
+        else:
+            failure = None
+        with self._lock:
+            del self._running[path]
+        if failure is None:
+            future.set_result(None)
+        else:
+            future.set_exception(failure)
+
+    def _build(self, builder: Builder) -> None:
+        try:
+            head = builder.build(self._settings.report_max_entries)
+        except OSError as error:
+            raise LedgerError(f"A report cannot be written: {error.strerror}.") from error
+        if head.seconds >= SLOW_SECONDS:
+            log.info("added up a report of %d rows in %.1f s", head.rows, head.seconds)
+        self._built += 1
+        if head.seconds >= SLOW_SECONDS or self._built % TIDY_EVERY == 0:
+            self._tidy()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Hold the host's lock for adding up a large report."""
+        fd = os.open(self._directory / "building.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def _tidy(self) -> None:
+        """Delete what is old, what exceeds the room, and what a process that was killed has left."""
+        room = self._settings.report_cache_bytes
+        oldest = (self._now() - KEPT).timestamp()
+        files = []
+        for entry in os.scandir(self._directory):
+            with suppress(FileNotFoundError):
+                files.append((entry.stat().st_mtime, entry.stat().st_size, entry))
+        for changed, size, entry in sorted(files, key=lambda file: file[0], reverse=True):
+            if entry.name.endswith(SUFFIX):
+                room -= size
+            if changed < oldest or (room < 0 and entry.name.endswith(SUFFIX)):
+                with suppress(FileNotFoundError):
+                    Path(entry.path).unlink()

@@ -1,0 +1,157 @@
+"""Every kind of report against the same question asked of SQLite, over the same raw hits."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from hitledger.ledger import LedgerStore
+from hitledger.report import Query, Reports
+from hitledger.settings import Settings
+from tests.report_support import book
+
+# Real time, because the server expires what is old by its own clock.
+NOW = datetime.now(UTC).replace(minute=15, second=0, microsecond=0)
+HOURS_BACK = 40
+_prefixes = itertools.count()
+
+urls = st.lists(st.sampled_from(["a", "b", "product", "-1", ""]), min_size=0, max_size=4).map(
+    lambda segments: "/" + "/".join(segments)
+)
+hits = st.lists(st.tuples(urls, st.integers(0, HOURS_BACK), st.integers(1, 4)), max_size=60)
+prefixes = st.sampled_from(["", "/a", "/a/", "/product/", "/a//", "/b/a", "/none/"])
+ranges = st.tuples(st.integers(0, HOURS_BACK + 1), st.integers(0, HOURS_BACK)).map(
+    lambda pair: (max(pair), min(pair)) if pair[0] != pair[1] else (pair[0] + 1, pair[1])
+)
+few = examples(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The two that are asked: the reports under test, and SQLite."""
+
+    reports: Reports
+    sql: sqlite3.Connection
+
+    def all_rows(self, query: Query) -> list[tuple[object, ...]]:
+        """Return all rows of a query by way of its pages, each of which must fit the next."""
+        found: list[tuple[object, ...]] = []
+        while True:
+            page = self.reports.page(query)
+            found += page.rows if page.width == 2 else page.sections
+            if page.cursor is None:
+                return found
+            query = replace(query, cursor=page.cursor)
+
+    def expected(self, where: str, *values: object) -> list[tuple[object, ...]]:
+        """Return URLs and hits as SQLite has them."""
+        text = f"SELECT url, SUM(n) FROM hits WHERE {where} GROUP BY url ORDER BY SUM(n) DESC, url DESC"
+        return self.sql.execute(text, values).fetchall()
+
+
+def section_at(url: str, depth: int) -> str:
+    """Return a URL's section, in another way than the code under test."""
+    found = re.match(r"(?:[^/]*/){%d}" % (depth + 1), url)
+    return found[0] if found else url
+
+
+@contextmanager
+def asked(settings: Settings, shards: int, raw: list[tuple[str, int, int]]) -> Iterator[Asked]:
+    """Book raw hits, (URL, hours ago, number), in both."""
+    settings = replace(settings, shards=shards, key_prefix=f"{settings.key_prefix}-{next(_prefixes)}")
+    with closing(LedgerStore(settings)) as store, closing(sqlite3.connect(":memory:")) as sql:
+        sql.create_function("section", 2, section_at, deterministic=True)
+        sql.execute("CREATE TABLE hits (url TEXT, at TEXT, n INTEGER)")
+        for url, ago, number in raw:
+            when = NOW - timedelta(hours=ago)
+            book(store, when, {url: number})
+            sql.execute("INSERT INTO hits VALUES (?, ?, ?)", (url, when.isoformat(), number))
+        yield Asked(Reports(store, settings, lambda: NOW), sql)
+
+
+@few
+@given(hits, st.sampled_from([1, 3]), ranges, prefixes, st.integers(1, 70))
+def test_windows_and_prefixes(
+    settings: Settings, raw: list[tuple[str, int, int]], shards: int, back: tuple[int, int], prefix: str, limit: int
+) -> None:
+    """Any whole hours, and any prefix in them, have the rows and totals that SQLite has."""
+    start, end = ((NOW - timedelta(hours=hours)).strftime("%Y-%m-%dT%H:00Z") for hours in back)
+    between = "at >= ? AND at < ?"
+    times = (start.replace("Z", "+00:00").replace("T", "T"), end.replace("Z", "+00:00"))
+    with asked(settings, shards, raw) as both:
+        query = Query(start=start, end=end, prefix=prefix, limit=limit)
+        expected = both.expected(f"{between} AND url GLOB ? || '*'", *times, prefix)
+        assert both.all_rows(query) == expected
+        page = both.reports.page(query)
+        (total,) = both.sql.execute(f"SELECT TOTAL(n) FROM hits WHERE {between}", times).fetchone()
+        assert page.total_requests == total
+        if prefix:
+            assert page.section
+            sums = (page.section.requests, page.section.urls)
+            assert sums == (sum(hits for _, hits in expected), len(expected))  # type: ignore[misc]
+        else:
+            assert page.total_urls == len(expected)
+
+
+@few
+@given(hits, st.sampled_from([1, 3]), st.sampled_from(["hour", "day", "month"]), st.integers(0, HOURS_BACK), prefixes)
+def test_single_periods(
+    settings: Settings, raw: list[tuple[str, int, int]], shards: int, kind: str, ago: int, prefix: str
+) -> None:
+    """An hour, day or month of UTC has the rows that SQLite has."""
+    at = (NOW - timedelta(hours=ago)).isoformat()
+    digits = {"hour": 13, "day": 10, "month": 7}[kind]
+    with asked(settings, shards, raw) as both:
+        query = Query(period=kind, at=at, prefix=prefix, limit=7)
+        expected = both.expected("substr(at, 1, ?) = ? AND url GLOB ? || '*'", digits, at[:digits], prefix)
+        assert both.all_rows(query) == expected
+
+
+@few
+@given(hits, st.sampled_from(["America/New_York", "Asia/Tokyo", "Europe/Berlin"]), st.integers(0, 1))
+def test_days_of_a_zone(settings: Settings, raw: list[tuple[str, int, int]], zone: str, days: int) -> None:
+    """A day of a zone that is whole hours away from UTC has the hits from its midnight to the next."""
+    local = NOW.astimezone(ZoneInfo(zone)) - timedelta(days=days)
+    start = local.replace(hour=0, minute=0)
+    after = (start + timedelta(days=1)).astimezone(UTC)
+    with asked(settings, 3, raw) as both:
+        query = Query(period="day", at=local.strftime("%Y-%m-%d"), tz=zone, limit=9)
+        times = (start.astimezone(UTC).isoformat(), after.isoformat())
+        assert both.all_rows(query) == both.expected("at >= ? AND at < ?", *times)
+
+
+@few
+@given(hits, st.sampled_from([1, 3]), st.integers(1, 4), prefixes, st.booleans())
+def test_sections(
+    settings: Settings, raw: list[tuple[str, int, int]], shards: int, depth: int, prefix: str, recent: bool
+) -> None:
+    """Sections at any depth, below any prefix, over all time or some hours, have SQLite's sums."""
+    start = (NOW - timedelta(hours=3)).strftime("%Y-%m-%dT%H:00")
+    text = (
+        "SELECT section(url, ?), SUM(n), COUNT(DISTINCT url) FROM hits WHERE url GLOB ? || '*' AND at >= ?"
+        " GROUP BY 1 ORDER BY 2 DESC, 1 DESC"
+    )
+    with asked(settings, shards, raw) as both:
+        query = Query(group=depth, prefix=prefix, limit=3, start=start if recent else None)
+        expected = both.sql.execute(text, (depth, prefix, start if recent else "")).fetchall()
+        assert both.all_rows(query) == expected
+        assert both.reports.page(query).total_sections == len(expected)
+
+
+@few
+@given(hits, st.sampled_from([1, 3]), st.sampled_from(["a", "/b", "duct/", "-", "none"]), prefixes)
+def test_searches(settings: Settings, raw: list[tuple[str, int, int]], shards: int, text: str, prefix: str) -> None:
+    """A search has the URLs that contain its text, in order."""
+    with asked(settings, shards, raw) as both:
+        expected = both.expected("instr(url, ?) > 0 AND url GLOB ? || '*'", text, prefix)
+        assert both.all_rows(Query(search=text, prefix=prefix, limit=4)) == expected
