@@ -116,16 +116,23 @@ class EmbeddedValkey:
         new_link.symlink_to(folder)
         new_link.rename(self._run_link)
 
+    def runs(self) -> bool:
+        """Tell whether the server runs now; it may still be reading its files."""
+        return bool(self._ping())
+
     def answers(self) -> bool:
-        """Tell whether the server answers now: it is up, and has read its files."""
+        """Tell whether the server runs and has read its files."""
+        return self._ping().startswith(b"+PONG")
+
+    def _ping(self) -> bytes:
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(ANSWER_SECONDS)
                 connection.connect(str(self.socket_path))
                 connection.sendall(b"PING\r\n")
-                return connection.recv(64).startswith(b"+PONG")
+                return connection.recv(64)
         except OSError:
-            return False
+            return b""
 
 
 def with_ledger(settings: Settings) -> Settings:
@@ -137,7 +144,7 @@ def with_ledger(settings: Settings) -> Settings:
     if settings.redis_url:
         return settings
     valkey = EmbeddedValkey(settings.data_dir)
-    if not valkey.answers():
+    if not valkey.runs():
         raise ServiceError(
             f"No ledger is set, and no service runs on {settings.data_dir.absolute()}.",
             "Start `hitledger serve`, or set HITLEDGER_REDIS_URL.",

@@ -82,7 +82,7 @@ def start_valkey(supervisor: Supervisor, data_dir: Path) -> str:
     valkey = EmbeddedValkey(data_dir)
     valkey.prepare()
     program = Program(
-        "Valkey", valkey.command, VALKEY_STOP_SECONDS, directory=valkey.directory, hint=f"See {valkey.log}."
+        "embedded Valkey", valkey.command, VALKEY_STOP_SECONDS, directory=valkey.directory, hint=f"See {valkey.log}."
     )
     supervisor.start(program, valkey.answers, VALKEY_READY_SECONDS)
     return valkey.url

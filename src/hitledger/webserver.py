@@ -26,6 +26,8 @@ BACKLOG_CONNECTIONS = 2048
 ANSWER_SECONDS = 3
 """How long requests that are being answered may take after SIGTERM."""
 PACKAGE = Path(__file__).parent
+OUR_LOGGING = {"handlers": {}, "loggers": {"_granian": {"handlers": [], "propagate": True}}}
+"""Granian's own words go where ours go."""
 
 
 def run_web(settings: Settings, *, dev: bool = False) -> None:
@@ -52,6 +54,7 @@ def run_web(settings: Settings, *, dev: bool = False) -> None:
         backlog=BACKLOG_CONNECTIONS,
         # Its warnings are about numbers of threads and processes, which are settings here.
         log_level=LogLevels.error,
+        log_dictconfig=OUR_LOGGING,
         respawn_failed_workers=True,
         workers_kill_timeout=ANSWER_SECONDS,
         reload=dev,
