@@ -51,15 +51,15 @@ def build_app(services: Services) -> Flask:
         responses={"default": Problem},
         static_url_path="/static",
     )
+    app.extensions["hitledger"] = services
     app.json.sort_keys = False  # type: ignore[attr-defined] # the default provider has it
     # Paths are counted as they come: no redirect to a slash, no folding of doubled ones.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     install_request_checks(app, services.settings)
     install_problems(app)
-    app.register_blueprint(api_blueprint())
     app.register_blueprint(docs_blueprint(app))
-    for blueprint in (stats_api(services), runs_api(services), health_api(services)):
+    for blueprint in (api_blueprint(), stats_api(services), runs_api(services), health_api(services)):
         app.register_api(blueprint)
     app.wsgi_app = CountHits(app.wsgi_app, services.counter)  # type: ignore[method-assign] # as Flask's docs do
     return app

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, json, request
+from flask import Response, json, request
+from flask_openapi3 import APIBlueprint
+from pydantic import BaseModel, Field
 
 from hitledger.paths import url_of
 
 
-def api_blueprint() -> Blueprint:
-    """Answer every path below /api/, with or without a slash at its end, and never redirect."""
-    blueprint = Blueprint("api", __name__)
+class Simulated(BaseModel):
+    """What a simulated endpoint answers."""
 
-    @blueprint.get("/api/")
-    @blueprint.get("/api")
-    @blueprint.get("/api/<path:rest>")
-    @blueprint.get("/api//<path:rest>")
+    url: str = Field(description="The URL that the request is counted under.")
+
+
+def api_blueprint() -> APIBlueprint:
+    """Answer every path below /api/, with or without a slash at its end, and never redirect."""
+    blueprint = APIBlueprint("api", __name__)
+
+    @blueprint.get("/api/", responses={200: Simulated}, summary="A simulated endpoint, as is everything below it")
     def simulated(rest: str = "") -> Response:
         del rest
         path = request.environ.get("SCRIPT_NAME", "") + request.environ["PATH_INFO"]
         body = json.dumps({"url": url_of(path.encode("latin-1"))})
         return Response(body + "\n", mimetype="application/json")
 
+    # A path that begins with another slash is none to the <path:> converter.
+    for rule in ("/api", "/api/<path:rest>", "/api//", "/api//<path:rest>"):
+        blueprint.add_url_rule(rule, "below", simulated, methods=["GET"])
     return blueprint

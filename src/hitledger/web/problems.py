@@ -16,6 +16,8 @@ from hitledger.web.requests import request_id
 
 log = logging.getLogger("hitledger.web")
 
+MOST_INSTANCE = 256
+"""Characters of the path that a problem repeats."""
 DETAILS = {
     404: "There is nothing at this URL. /docs/ lists what there is.",
     405: "This URL does not take this method; the Allow header names those it takes.",
@@ -62,7 +64,7 @@ def problem_response(status: int, detail: str, headers: dict[str, str] | None = 
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
-        "instance": request.path,
+        "instance": request.path[:MOST_INSTANCE],
         "request_id": request_id(),
         **members,
     }
@@ -104,10 +106,10 @@ def _ledger_away(error: LedgerError) -> Response:
     return problem_response(503, detail, {"Retry-After": "2"})
 
 
-def _http(error: HTTPException) -> Response:
+def _http(error: HTTPException) -> Response | HTTPException:
     # Some carry a whole response, such as a redirect.
     if error.response is not None or error.code is None or error.code < 400:
-        return Response.force_type(error.get_response(), request.environ)
+        return error
     headers = {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")}
     return problem_response(error.code, DETAILS.get(error.code) or error.description or "", headers)
 
