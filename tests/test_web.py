@@ -56,6 +56,7 @@ def problem_of(answer: TestResponse, status: int) -> dict[str, Any]:
         ("/api/", "/api/"), ("/api", "/api"), ("/api/one", "/api/one"), ("/api/one/", "/api/one/"),
         ("/api/a/b/c/d/e/f/", "/api/a/b/c/d/e/f/"), ("/api//", "/api//"), ("/api//one//two", "/api//one//two"),
         ("/api/%C3%A9%2F%20", "/api/%C3%A9/%20"), ("/api/x?a=b", "/api/x"),
+        ("/api/a%0Ab%00", "/api/a%0Ab%00"),
         ("/api/%3Cb%3E", "/api/%3Cb%3E"), ("/api/../x", "/api/../x"),
     ],
 )  # fmt: skip
@@ -138,12 +139,13 @@ def test_the_api_describes_itself(client: FlaskClient) -> None:
     assert "://" not in page
     for asset in ("swagger-ui.css", "swagger-ui-bundle.js", "start.js"):
         assert f"/static/docs/{asset}" in page
-        assert client.get(f"/static/docs/{asset}").status_code == 200
+        with client.get(f"/static/docs/{asset}") as answer:
+            assert answer.status_code == 200
     problem_of(client.get("/static/docs/passwd"), 404)
 
 
 def test_health_is_not_counted(client: FlaskClient) -> None:
     """Probes and static files leave no trace in the counts."""
     for path in ("/livez", "/readyz", "/static/docs/start.js"):
-        client.get(path)
+        client.get(path).close()
     assert json.loads(client.get("/stats/").get_data())["total_requests"] == 0

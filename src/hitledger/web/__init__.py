@@ -13,7 +13,7 @@ from hitledger.middleware import CountHits
 from hitledger.report import Reports
 from hitledger.settings import Settings
 from hitledger.testrun.runs import Runs
-from hitledger.web.api import api_blueprint
+from hitledger.web.api import AnythingConverter, api_blueprint
 from hitledger.web.docs import docs_blueprint
 from hitledger.web.health import health_api
 from hitledger.web.problems import Problem, install_problems, validation_failed
@@ -56,6 +56,7 @@ def build_app(services: Services) -> Flask:
     # Paths are counted as they come: no redirect to a slash, no folding of doubled ones.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
+    app.url_map.converters["anything"] = AnythingConverter
     install_request_checks(app, services.settings)
     install_problems(app)
     app.register_blueprint(docs_blueprint(app))
