@@ -15,8 +15,21 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src"
 
 ROOMS = (
-    {"errors", "settings", "host"},
-    {"paths", "periods", "journal", "connections", "ledger"},
+    {"errors", "addresses", "settings", "host", "findings"},
+    {
+        "paths",
+        "periods",
+        "journal",
+        "servers",
+        "aof",
+        "clients",
+        "cluster",
+        "sentinel",
+        "checks",
+        "connections",
+        "dispatch",
+        "ledger",
+    },
     {"follower", "posting", "housekeeping", "bookkeeper", "audit", "counting", "report"},
     {"middleware", "testrun", "web"},
     {"logs", "embedded", "supervision", "serve", "webserver", "cli", "__main__"},

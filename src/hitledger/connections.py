@@ -50,6 +50,8 @@ class Server:
 class Connections(Protocol):
     """What the ledger needs of its servers. Every method but `close` may raise LedgerError."""
 
+    kind: str
+    """What the address names: one server, a cluster, Sentinel."""
     default_shards: int
     """Shards of a ledger that is made here, where nobody says how many."""
 
@@ -72,6 +74,7 @@ class Connections(Protocol):
 class SingleServer:
     """One Redis or Valkey server that holds every shard."""
 
+    kind = ONE
     default_shards = 1
 
     def __init__(self, url: str) -> None:
@@ -124,6 +127,7 @@ class ManyServers:
     """The servers that a directory names."""
 
     def __init__(self, address: Address, directory: Directory) -> None:
+        self.kind = address.kind
         self.default_shards = directory.default_shards
         self._address = address
         self._directory = directory

@@ -12,12 +12,17 @@ ORDER = (OK, UNKNOWN, WARN, FAIL)
 
 @dataclass(frozen=True)
 class Finding:
-    """One check's result: what was found, and what to do about it where it is not well."""
+    """One check's result: what was found, and what to do about it where it is not well.
+
+    `subject` is the server or folder that it is about; `what` does not repeat it, and may be
+    shown where addresses may not.
+    """
 
     check: str
     status: str
     what: str
     remedy: str = ""
+    subject: str = ""
 
     def __str__(self) -> str:
         return f"{self.what} {self.remedy}".strip()

@@ -31,9 +31,11 @@ from zlib import crc32
 import redis
 from redis.exceptions import NoScriptError
 
-from hitledger.connections import Connections, connect, server_errors
+from hitledger.checks import server_findings
+from hitledger.connections import Connections, Server, connect, server_errors
 from hitledger.dispatch import Command, error_in, script, send_scripts, send_together
 from hitledger.errors import LedgerError, LedgerMismatchError
+from hitledger.findings import FAIL
 from hitledger.journal import HEADER_BYTES
 from hitledger.periods import Period, Retention
 from hitledger.settings import Settings
@@ -220,12 +222,9 @@ class LedgerStore:
         return identity
 
     def _check_server(self, client: redis.Redis) -> None:
-        policy = client.info("memory").get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
-            raise LedgerMismatchError(
-                f"The ledger's server evicts keys under memory pressure (maxmemory-policy {policy}).",
-                "Counts would vanish in silence: set maxmemory-policy to noeviction.",
-            )
+        for finding in server_findings(client, self._connections.kind):
+            if finding.status == FAIL:
+                raise LedgerMismatchError(finding.what, finding.remedy)
 
     def _find_or_make_meta(self) -> dict[str, str]:
         # Where only the meta hash is gone, the shards still know which ledger they are of, and how
@@ -259,7 +258,7 @@ class LedgerStore:
 
     def _adopt(self, shard: int, identity: LedgerIdentity) -> None:
         keys = [self.totals_key(shard), self.watermarks_key(shard), self.set_key(shard)]
-        found = script("adopt")(self._connections.poster(shard), keys, [identity.id, identity.shards])
+        found = script("adopt")(self.poster(shard), keys, [identity.id, identity.shards])
         if found != identity.id:
             raise LedgerMismatchError(
                 f"Shard {shard} holds counts of another ledger.",
@@ -288,6 +287,19 @@ class LedgerStore:
         """Return the client that reads a shard."""
         return self._connections.reader(shard)
 
+    def poster(self, shard: int) -> redis.Redis:
+        """Return the client that posts to a shard."""
+        return self._connections.poster(shard)
+
+    def servers(self) -> list[Server]:
+        """Return all servers that hold the ledger, primaries first. Raises LedgerUnavailableError."""
+        return self._connections.servers()
+
+    @property
+    def kind(self) -> str:
+        """What the ledger is on: one server, a cluster, or what Sentinel watches."""
+        return self._connections.kind
+
     # Posting
 
     def watermarks(self, journals: Sequence[str]) -> dict[str, list[Watermark | None]]:
@@ -309,7 +321,7 @@ class LedgerStore:
         Every batch has its own outcome; an error of one shard does not stop the others.
         """
         calls = [(batch.shard, self._post_command(batch)) for batch in batches]
-        return [_outcome(answer) for answer in send_scripts(self._connections.poster, calls, ["post"])]
+        return [_outcome(answer) for answer in send_scripts(self.poster, calls, ["post"])]
 
     def _post_command(self, batch: Batch) -> tuple[str | int, ...]:
         shard = batch.shard
@@ -346,7 +358,7 @@ class LedgerStore:
         """
         by_client: dict[int, tuple[redis.Redis, list[Command]]] = {}
         for shard, mark in enumerate(marks):
-            client = self._connections.poster(shard)
+            client = self.poster(shard)
             command = self._post_command(Batch(shard, journal, mark, mark, {}))
             by_client.setdefault(id(client), (client, []))[1].append(command)
         return all(_confirm_on(client, commands, replicas) for client, commands in by_client.values())
@@ -364,7 +376,7 @@ class LedgerStore:
                 names = [str(name) for name, _ in client.hscan_iter(key, count=500) if str(name) < floor]
                 for start in range(0, max(1, len(names)), 500):
                     arguments = [identity.id, floor, *names[start : start + 500]]
-                    found = script("retire")(self._connections.poster(shard), [self.totals_key(shard), key], arguments)
+                    found = script("retire")(self.poster(shard), [self.totals_key(shard), key], arguments)
                     assert isinstance(found, int)
                     forgotten += max(0, found)
         return forgotten
@@ -384,7 +396,7 @@ class LedgerStore:
                 kept = {self.set_key(shard), self.totals_key(shard), self.watermarks_key(shard)}
                 keys = [self.totals_key(shard), self.set_key(shard), *sorted({str(name) for name in names} - kept)]
                 lost, damaged = books.lost + books.before_lost, books.damaged + books.before_damaged
-                found = script("reset")(self._connections.poster(shard), keys, [identity.id, lost, damaged])
+                found = script("reset")(self.poster(shard), keys, [identity.id, lost, damaged])
                 dropped += max(0, int(str(found)))
         return dropped
 

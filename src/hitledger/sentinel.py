@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from hitledger.addresses import Address, Node
@@ -20,10 +22,9 @@ class SentinelDirectory:
         for other in ("host", "port", "db", "username", "password", "connection_class"):
             options.pop(other, None)
         username, password = address.sentinel_login
+        options |= {"username": username, "password": password, "ssl": tls, "retry": Retry(NoBackoff(), 0)}
         self._service = address.service
-        self._sentinel = Sentinel(
-            list(address.nodes), sentinel_kwargs={**options, "username": username, "password": password, "ssl": tls}
-        )
+        self._sentinel = Sentinel(list(address.nodes), sentinel_kwargs=options)
         self._primary: Node | None = None
         self._replicas: list[Node] = []
 

@@ -1,0 +1,305 @@
+"""connections: one contract, whatever kind of server keeps the ledger, and what is said of those that cannot."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import redis
+
+from hitledger.addresses import hide_password, read_address
+from hitledger.audit import audit
+from hitledger.connections import connect, server_errors
+from hitledger.errors import LedgerError, LedgerMismatchError, LedgerUnavailableError
+from hitledger.ledger import Batch, Hits, LedgerStore, Watermark
+from hitledger.settings import Settings
+from tests.books import Books
+from tests.servers import Cluster, Sentinels, Server, redis_binary
+
+JOURNAL = "0006400000000000-" + "ab" * 16
+HOUR = 498_000
+_prefixes = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def one_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The smallest cluster there is."""
+    with Cluster(tmp_path_factory.mktemp("one-node"), 1, replicas=False) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three masters and three replicas."""
+    with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sentinels]:
+    """A primary, a replica and three Sentinels."""
+    with Sentinels(tmp_path_factory.mktemp("sentinels")) as sentinels:
+        yield sentinels
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Redis 8.2."""
+    with Server(tmp_path_factory.mktemp("redis"), binary=redis_binary()) as server:
+        yield server
+
+
+KINDS = [
+    "valkey",
+    "one_node",
+    pytest.param("cluster", marks=pytest.mark.slow),
+    pytest.param("sentinels", marks=pytest.mark.slow),
+    pytest.param("redis_server", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which kind of server."""
+    return str(request.param)
+
+
+@pytest.fixture
+def settings(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """A ledger of the test's own on that kind of server."""
+    server = request.getfixturevalue(kind)
+    return Settings(redis_url=server.url, data_dir=tmp_path / "data", key_prefix=f"contract-{next(_prefixes)}")
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[LedgerStore]:
+    """Its store."""
+    store = LedgerStore(settings)
+    yield store
+    store.close()
+
+
+def batch_for(shard: int, hits: int = 3, before: Watermark | None = None) -> Batch:
+    """Return a batch of so many hits on one URL, and one on a line."""
+    old = before or Watermark()
+    wanted = Watermark(old.offset + 100, old.hits + hits + 1, old.crc + 1)
+    return Batch(shard, JOURNAL, before, wanted, {HOUR: Hits({f"/{shard}": hits}, {"(unmatched)": 1})})
+
+
+def test_a_ledger_is_found_again(store: LedgerStore, settings: Settings, kind: str) -> None:
+    """The first to come makes it, with 64 shards in a cluster and else 1; all others find the same one."""
+    made = store.open()
+    assert made.shards == (64 if kind in ("cluster", "one_node") else 1)
+    other = LedgerStore(settings)
+    assert other.identity == made
+    other.close()
+    with pytest.raises(LedgerMismatchError, match=f"has {made.shards} shards and HITLEDGER_SHARDS asks for 5"):
+        LedgerStore(replace(settings, shards=5)).open()
+
+
+def test_a_lost_meta_hash_is_made_anew_as_it_was(store: LedgerStore, settings: Settings) -> None:
+    """Where only the meta hash is gone, the shards still know their ledger's id and how many they are."""
+    five = LedgerStore(replace(settings, shards=5))
+    made = five.open()
+    five._connections.keeper(five.key("meta")).delete(five.key("meta"))
+    assert store.open() == replace(made, made=store.identity.made)
+    five.close()
+
+
+def test_a_batch_is_booked_once(store: LedgerStore) -> None:
+    """The first call books it, and any other finds it there; each shard has its own watermark and outcome."""
+    shards = store.identity.shards
+    batches = [batch_for(shard) for shard in range(shards)]
+    assert [outcome.word for outcome in store.post(batches)] == ["posted"] * shards
+    assert [outcome.word for outcome in store.post(batches)] == ["duplicate"] * shards
+    totals = store.totals()
+    assert (totals.requests, totals.urls, totals.lines) == (4 * shards, shards, {"(unmatched)": shards})
+    assert store.watermarks([JOURNAL, "other"]) == {
+        JOURNAL: [batch.wanted for batch in batches],
+        "other": [None] * shards,
+    }
+
+
+def test_a_batch_that_begins_elsewhere_is_not_booked(store: LedgerStore) -> None:
+    """Whoever is not where the watermark stands is told where it stands, and changes nothing."""
+    last = store.identity.shards - 1
+    first = batch_for(last)
+    store.post([first])
+    (outcome,) = store.post([batch_for(last, 7)])
+    assert (outcome.word, outcome.watermark, outcome.done) == ("elsewhere", first.wanted, False)
+    (outcome,) = store.post([batch_for(last, 7, first.wanted)])
+    assert outcome.word == "posted"
+    assert store.totals().requests == 12
+
+
+def test_a_broken_shard_spoils_no_other(store: LedgerStore) -> None:
+    """A shard whose keys are of a wrong type refuses, with nothing changed; the others' batches are booked."""
+    last = store.identity.shards - 1
+    batches = [batch_for(shard) for shard in {0, last}]
+    store._connections.poster(last).set(store.set_key(last), "text")
+    *others, broken = store.post(batches)
+    assert broken.word == "unknown"
+    assert "wrong type" in str(broken.error)
+    assert all(outcome.done for outcome in others)
+    assert store.watermarks([JOURNAL])[JOURNAL][last] is None
+    store._connections.poster(last).delete(store.set_key(last))
+    assert all(outcome.done for outcome in store.post(batches))
+
+
+def test_confirming_needs_the_watermark_where_it_should_be(store: LedgerStore) -> None:
+    """What is posted is on disk; what is not, or not any more, is not."""
+    shards = store.identity.shards
+    batches = [batch_for(shard) for shard in range(shards)]
+    marks = [batch.wanted for batch in batches]
+    store.post(batches[:-1])
+    assert not store.confirm(JOURNAL, marks)
+    store.post(batches[-1:])
+    assert store.confirm(JOURNAL, marks)
+    assert store.totals().requests == 4 * shards
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["cluster", "sentinels"])
+def test_replicas_are_asked_too(store: LedgerStore) -> None:
+    """So many replicas must have it on disk as there should be; no server has more than it has."""
+    batches = [batch_for(shard) for shard in range(store.identity.shards)]
+    store.post(batches)
+    marks = [batch.wanted for batch in batches]
+    assert store.confirm(JOURNAL, marks, 1)
+    assert not store.confirm(JOURNAL, marks, 2)
+
+
+def test_servers_that_forgot_the_scripts(store: LedgerStore) -> None:
+    """A server that was restarted, or took over, is given the scripts again; a confirmation waits for it."""
+    shard = store.identity.shards - 1
+    first = batch_for(shard)
+    store.post([first])
+    marks = [first.wanted if each == shard else Watermark() for each in range(store.identity.shards)]
+    for server in store._connections.servers():
+        server.client.script_flush()
+    assert not store.confirm(JOURNAL, marks[shard:])
+    (outcome,) = store.post([batch_for(shard, 7, first.wanted)])
+    assert outcome.word == "posted"
+    assert store.totals().requests == 12
+
+
+def test_the_books_from_end_to_end(settings: Settings) -> None:
+    """Hits go from the journal into the ledger, closed files go, the audit adds up, and a reset empties it."""
+    books = Books(replace(settings, journal_hold_seconds=0))
+    books.note(*[b"/%d" % (number % 50) for number in range(1000)])
+    books.poster.post_now()
+    assert books.counts() == {f"/{number}": 20 for number in range(50)}
+    books.journal.close()
+    for _ in range(3):
+        books.poster.round()
+    assert not books.files()
+    report = audit(books.settings, books.store)
+    assert not report.differences
+    assert report.balance["posted"] == 1000
+    assert books.store.reset() == 1000
+    assert books.store.totals().requests == 0
+    assert not audit(books.settings, books.store).differences
+    assert books.store.retire("f" * 16) == books.store.identity.shards
+    books.close()
+
+
+def test_a_node_of_a_cluster_is_no_single_server(one_node: Cluster, tmp_path: Path) -> None:
+    """An address that leaves out what the server is gets one line that says how to write it."""
+    store = LedgerStore(Settings(redis_url=one_node.servers[0].url, data_dir=tmp_path))
+    with pytest.raises(LedgerMismatchError, match=r"redis\+cluster://"):
+        store.open()
+    store.close()
+
+
+def test_a_single_server_is_no_cluster(tmp_path: Path) -> None:
+    """A cluster's address with no cluster behind it is a lasting error, not one to wait out."""
+    with Server(tmp_path / "single") as server:
+        address = server.url.replace("redis:", "redis+cluster:")
+        store = LedgerStore(Settings(redis_url=address, data_dir=tmp_path))
+        with pytest.raises(LedgerError, match="cluster support disabled") as caught:
+            store.open()
+        assert not isinstance(caught.value, LedgerUnavailableError)
+        store.close()
+
+
+@pytest.mark.parametrize("scheme", ["redis://", "redis+cluster://", "redis+sentinel://"])
+def test_nobody_there(scheme: str, tmp_path: Path) -> None:
+    """Servers that cannot be reached may come back; neither the password nor the address is told."""
+    url = f"{scheme}user:sesame@127.0.0.1:1" + ("/ledger" if "sentinel" in scheme else "")
+    store = LedgerStore(Settings(redis_url=url, data_dir=tmp_path))
+    with pytest.raises(LedgerUnavailableError) as caught:
+        store.open()
+    assert "sesame" not in str(caught.value)
+    assert "127.0.0.1" not in str(caught.value)
+    store.close()
+
+
+def test_a_wrong_password_is_no_outage(tmp_path: Path) -> None:
+    """Waiting does not help there, so it is not called unavailable."""
+    with Server(tmp_path / "locked", "--requirepass", "sesame") as server:
+        store = LedgerStore(Settings(redis_url=f"redis://:wrong@127.0.0.1:{server.port}", data_dir=tmp_path))
+        with pytest.raises(LedgerError, match="user name or password") as caught:
+            store.open()
+        assert not isinstance(caught.value, LedgerUnavailableError)
+        store.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [
+        (redis.ReadOnlyError("You can't write", status_code="READONLY"), LedgerUnavailableError, "READONLY"),
+        (redis.OutOfMemoryError("not allowed", status_code="OOM"), LedgerUnavailableError, "OOM"),
+        (redis.ResponseError("MISCONF Errors writing to the AOF"), LedgerUnavailableError, "MISCONF"),
+        (redis.ResponseError("NOREPLICAS Not enough good replicas"), LedgerUnavailableError, "NOREPLICAS"),
+        (redis.BusyLoadingError("loading", status_code="LOADING"), LedgerUnavailableError, "LOADING"),
+        (redis.exceptions.MovedError("3 10.0.0.7:1", status_code="MOVED"), LedgerUnavailableError, "MOVED"),
+        (redis.exceptions.NoPermissionError("no right", status_code="NOPERM"), LedgerError, "NOPERM no right"),
+        (ConnectionResetError(), LedgerUnavailableError, "cannot be reached"),
+    ],
+)
+def test_errors_are_told_apart(error: Exception, kind: type[LedgerError], text: str) -> None:
+    """What may pass by itself is unavailable, what will not is an error, and no address is in either."""
+    with pytest.raises(kind, match=text) as caught, server_errors():
+        raise error
+    assert type(caught.value) is kind
+    assert "10.0.0.7" not in str(caught.value)
+
+
+def test_addresses_are_read() -> None:
+    """Hosts, ports, users, services, databases and options come out as what they are."""
+    cluster = read_address("valkeys+cluster://u:p%40@a:7000,[::1]:7001,c?ssl_ca_certs=/ca.pem")
+    assert [str(node) for node in cluster.nodes] == ["a:7000", "[::1]:7001", "c:6379"]
+    assert cluster.url_of(cluster.nodes[1]) == "rediss://u:p%40@[::1]:7001?ssl_ca_certs=%2Fca.pem"
+    sentinel = read_address("redis+sentinel://:pw@a,b:1/my-service/3?sentinel_password=x%26y")
+    assert (sentinel.service, sentinel.sentinel_login) == ("my-service", (None, "x&y"))
+    assert [str(node) for node in sentinel.nodes] == ["a:26379", "b:1"]
+    assert sentinel.url_of(sentinel.nodes[1]) == "redis://:pw@b:1/3"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "redis+cluster://a/1", "redis+cluster://", "redis+cluster://a,", "redis+cluster://a:99999", "redis+x://a",
+        "redis+sentinel://a", "redis+sentinel://a/b/c", "redis+sentinel://a/b/1/2", "unix+cluster://a",
+        "redis://a:1,b:2", "http://a", "redis://a#b",
+    ],
+)  # fmt: skip
+def test_addresses_that_are_none(text: str) -> None:
+    """What cannot be understood whole is refused."""
+    with pytest.raises(ValueError, match=r".*"):
+        read_address(text)
+
+
+def test_every_password_in_an_address_is_hidden() -> None:
+    """Those of the servers, of the Sentinels, and of a key file."""
+    shown = hide_password("rediss+sentinel://u:sesame@a,b/x?sentinel_password=sesame&ssl_password=sesame&db=1")
+    assert shown == "rediss+sentinel://u:***@a,b/x?sentinel_password=***&ssl_password=***&db=1"
+
+
+def test_nothing_is_sent_before_it_is_needed() -> None:
+    """Connecting takes no server."""
+    for url in ("redis://127.0.0.1:1", "redis+cluster://127.0.0.1:1", "redis+sentinel://127.0.0.1:1/x"):
+        connect(url).close()
