@@ -44,6 +44,16 @@ class Service(Running):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
             return json.load(answer)
 
+    def tests_itself(self) -> bool:
+        """Tell whether a test run can be carried out: web, ledger, queue and worker are all there."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/test/3/", method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return bool(json.load(answer)["succeeded"] == 3)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return False
+
     def counted(self) -> dict[str, int]:
         """Return what `/stats/` reports below /api/."""
         return {row["url"]: row["requests"] for row in self.get("/stats/")["urls"] if row["url"].startswith("/api/")}
@@ -154,6 +164,7 @@ def test_what_is_killed_comes_back(service: Service, victim: str) -> None:
         wait_until(service.answers)
         before = answered()
         wait_until(lambda: answered() > before + 20)
+        wait_until(service.tests_itself)
     # A request that was cut off may have been received, and then it counts.
     assert answered() <= service.counted()[path] <= answered() + 1
 

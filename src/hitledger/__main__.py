@@ -11,6 +11,8 @@ def main() -> None:
         from hitledger.cli import main as run  # noqa: PLC0415 - what it needs may not be installed
 
         run()
+    except KeyboardInterrupt:  # before the command had begun
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if not error.name or error.name.startswith("hitledger"):
             raise

@@ -73,7 +73,7 @@ def serve(environment: Mapping[str, str], say: Callable[[str], None], *, dev: bo
                 environment["HITLEDGER_REDIS_URL"] = start_valkey(supervisor, data_dir)
             _start_service(supervisor, environment, say, dev=dev)
             supervisor.watch()
-            say("Stopping: what is being answered is finished, and everything is posted.")
+            say("Stopping: what is being answered is finished, and what is left is posted.")
         say("Stopped. The counts are kept.")
 
 
