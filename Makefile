@@ -1,5 +1,5 @@
 # `make run` and `make test` set up all they need, in .venv, from the hash-pinned lock files.
-.PHONY: help run test lint fmt bench lock
+.PHONY: help run test lint fmt bench storm lock
 .SUFFIXES:
 MAKEFLAGS += --no-print-directory
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
@@ -27,6 +27,9 @@ fmt: .venv/requirements-dev.txt ## Format, and mend what can be mended by itself
 
 bench: .venv/requirements-dev.txt ## Measure, beside peers.
 	@exec $(BIN)/python -m bench $(B)
+
+storm: .venv/requirements-dev.txt ## Attack a real service and count along; S="--seed 7 --seconds 300".
+	@exec $(BIN)/python -m tests.storm $(S)
 
 lock: .venv/requirements-dev.txt ## Make the lock files anew from pyproject.toml; UPGRADE=--upgrade takes newer releases.
 	$(COMPILE) pyproject.toml --extra server --extra dev --group dev --group bench --output-file requirements-dev.txt

@@ -1,0 +1,66 @@
+"""What the storm asks for: requests of every kind that counts, and the URL or line each counts under."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hitledger.paths import OVERSIZED, UNMATCHED, canonical
+
+BLOCK = 4096
+HOT_URLS = 50
+RARE_URLS = 5000
+ODD_PATHS = (
+    "/api",
+    "/api/",
+    "/api//a///b/",
+    "/api/a%0Ab",
+    "/api/%FF%fe/",
+    "/api/a%2Fb",
+    "/api/%00",
+    "/api/" + "x" * 1900,
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request's bytes, what it counts under, and the statuses that answer it as they should."""
+
+    data: bytes
+    key: str
+    statuses: tuple[bytes, ...] = (b"200",)
+    has_body: bool = True
+
+
+def get(path: str, key: str = "", *, statuses: tuple[bytes, ...] = (b"200",), method: str = "GET") -> Request:
+    """Return a request for a path; it counts under its canonical URL unless told otherwise."""
+    data = f"{method} {path} HTTP/1.1\r\nHost: storm\r\n\r\n".encode()
+    return Request(data, key or canonical(path), statuses, method != "HEAD")
+
+
+READING = get("/stats/?limit=5", statuses=(b"200", b"503"))
+"""A reader, whose request posts first; it may be told that the ledger is away."""
+
+
+def mixed(seed: int) -> Iterator[Request]:
+    """Return requests without end: most on few URLs, many on rare ones, some of every odd kind."""
+    draw = random.Random(seed)
+    segments = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 10))) for _ in range(40)]
+
+    def path() -> str:
+        return "/api/" + "/".join(draw.choices(segments, k=draw.randint(1, 6))) + "/"
+
+    hot = [get(path()) for _ in range(HOT_URLS)]
+    rare = [get(path()) for _ in range(RARE_URLS)]
+    odd = [get(each) for each in ODD_PATHS]
+    odd += [get(each.data.split()[1].decode(), method="HEAD") for each in hot[:5]]
+    odd += [
+        get("/nowhere/at/all", UNMATCHED, statuses=(b"404",)),
+        get("/api/a/", UNMATCHED, statuses=(b"405",), method="DELETE"),
+        get("/api/" + "y" * 2500, OVERSIZED, statuses=(b"414",)),
+    ]
+    everything = hot + rare + odd
+    weights = [60 / len(hot)] * len(hot) + [35 / len(rare)] * len(rare) + [5 / len(odd)] * len(odd)
+    while True:
+        yield from draw.choices(everything, weights, k=BLOCK)
