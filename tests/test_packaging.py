@@ -7,11 +7,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
+from tests.processes import Running
+from tests.support import free_port, wait_until
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,14 +33,6 @@ for _ in range(3):
     body = app({"PATH_INFO": "/api/wheel/"}, lambda status, headers, exc_info=None: None)
     assert b"".join(body) == b"hello"
 app.counter.stop()
-"""
-
-ASK_SERVICE = """
-from hitledger import create_app
-
-client = create_app().test_client()
-for path in ("/livez", "/api/x/", "/stats/", "/openapi.json", "/docs/"):
-    print(path, client.get(path, follow_redirects=True).status_code)
 """
 
 
@@ -112,11 +108,26 @@ def test_wheel_is_typed(installed: Installed) -> None:
     assert done.stdout == "True\n"
 
 
-def test_service_runs_from_the_wheel(installed: Installed, settings: Settings) -> None:
-    """With the extra, the wheel has all that the service needs: templates, scripts and the docs page among it."""
+def test_service_runs_from_the_wheel(installed: Installed, tmp_path: Path) -> None:
+    """With the extra, the wheel has all that the service needs, test runs and the docs page among it."""
     installed.install("[server]")
     assert installed.run("hitledger", "version").stdout.startswith("hitledger ")
-    done = installed.run("python", "-c", ASK_SERVICE, settings=settings)
-    assert done.stdout.splitlines() == [
-        "/livez 200", "/api/x/ 200", "/stats/ 200", "/openapi.json 200", "/docs/ 200",
-    ], done.stderr  # fmt: skip
+    url = f"http://127.0.0.1:{free_port()}"
+    environment = {
+        "HITLEDGER_DATA_DIR": str(tmp_path),
+        "HITLEDGER_PORT": url.rpartition(":")[2],
+        "HITLEDGER_WORKERS": "1",
+        "PYTHONPATH": "",
+    }
+    with Running([installed.directory / "bin" / "hitledger", "serve"], environment) as service:
+        service.line_with("Serving on")
+        run = wait_until(lambda: started(requests.post(f"{url}/test/10/", timeout=60)))
+        assert (run["status"], run["succeeded"]) == ("finished", 10)
+        for path in ("/stats/", "/openapi.json", "/docs/"):
+            assert requests.get(url + path, timeout=20).status_code == 200, path
+        service.end()
+
+
+def started(answer: requests.Response) -> dict[str, Any] | None:
+    """Return the run, or None where its worker is not there yet."""
+    return None if answer.status_code == 503 else answer.json()
