@@ -180,6 +180,20 @@ def test_losses_before_the_first_file_are_told_by_it(tmp_path: Path) -> None:
     assert header_of(path).lost == 1
 
 
+def test_a_loss_is_told_once(tmp_path: Path) -> None:
+    """Each loss stands in one file's header, however many files follow, and however the telling failed first."""
+    host = FullDisk()
+    host.full = True
+    writer = JournalWriter(tmp_path, host=host)
+    assert not writer.append(journal.PATH, b"/lost")
+    host.full = False
+    for _ in range(3):
+        host.seconds += journal.RETRY_SECONDS
+        assert writer.append(journal.PATH, b"/after")
+        writer.close()
+    assert [header_of(path).lost for path in sorted(tmp_path.iterdir())] == [1, 0, 0]
+
+
 def test_the_cap_holds(tmp_path: Path) -> None:
     """At its cap the journal takes no more, says so, and goes on when there is room again."""
     writer = JournalWriter(tmp_path, cap_bytes=HEADER_BYTES + 10)

@@ -108,7 +108,7 @@ class JournalWriter:
         self._path = self._directory
         self._size = 0
         self._tally_fd = -1
-        self._file_lost = 0
+        self._file_lost = self._untold = 0
         self._dirty = False
         self._opened = 0.0
         self._retired: list[int] = []
@@ -145,6 +145,7 @@ class JournalWriter:
     def maintain(self) -> None:
         """Sync what is due and hold the journal's cap; called every 100 ms from the background."""
         with self._lock:
+            self._tell()
             self._leave_if_old_or_unnamed()
             retired, self._retired = self._retired, []
             current = self._host.dup(self._fd) if self._fd >= 0 and self._dirty and self._interval else -1
@@ -218,16 +219,21 @@ class JournalWriter:
 
     def _tally(self) -> None:
         self.lost += 1
-        self._file_lost += 1
-        if self._tally_fd >= 0:
+        self._untold += 1
+        self._tell()
+
+    def _tell(self) -> None:
+        """Write down the losses that no file's header tells yet, each in one header only."""
+        if self._untold and self._tally_fd >= 0:
             with suppress(OSError):
-                self._host.pwrite(self._tally_fd, b"%0*d" % (TALLY_DIGITS, self._file_lost), TALLY_OFFSET)
+                told = self._file_lost + self._untold
+                if self._host.pwrite(self._tally_fd, b"%0*d" % (TALLY_DIGITS, told), TALLY_OFFSET) == TALLY_DIGITS:
+                    self._file_lost, self._untold = told, 0
 
     def _open(self) -> None:
         host = self._host
         host.make_directory(self._directory)
         name = f"{int(self._now() * 1_000_000):016x}-{host.random_hex(16)}"
-        untold = self._file_lost if self._tally_fd < 0 else 0
         new = self._directory / f".new-{name}"
         path = self._directory / (name + SUFFIX)
         fds: list[int] = []
@@ -235,7 +241,7 @@ class JournalWriter:
             # Two descriptors: on Linux, pwrite(2) to an O_APPEND file appends, whatever its offset.
             flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
             fds.append(host.open(new, flags | os.O_CREAT | os.O_EXCL, 0o600))
-            header = make_header(name, untold)
+            header = make_header(name)
             if host.write(fds[0], header) != len(header):
                 raise OSError(errno.ENOSPC, "no room for a journal file's header")
             fds.append(host.open(new, flags | os.O_APPEND))
@@ -252,7 +258,8 @@ class JournalWriter:
             self._retired.append(self._tally_fd)
         self._path, self._opened = path, host.monotonic()
         self._tally_fd, self._fd = fds
-        self._size, self._file_lost = HEADER_BYTES, untold
+        self._size, self._file_lost = HEADER_BYTES, 0
+        self._tell()
         self._on_open()
 
     def _discard(self, fds: list[int], *paths: Path) -> None:
