@@ -139,7 +139,7 @@ class Follower:
     def has_untold_losses(self) -> bool:
         """True where the ledger does not know yet of hits that were lost beside this file."""
         mark = self.shards[0].mark
-        return self.lost != (mark.lost if mark else 0)
+        return self.lost > (mark.lost if mark else 0)
 
     @contextmanager
     def writer_gone(self) -> Iterator[bool]:
@@ -247,12 +247,16 @@ class Follower:
         if progress.clean != taken.start:
             return None
         old = progress.mark or Watermark()
-        lost = self.lost if shard == 0 else 0
+        lost = self._lost(shard, old)
         if not hits and not damaged and lost == old.lost:
             return None
         booked = sum(group.total for group in hits.values())
         wanted = Watermark(taken.end, old.hits + booked, taken.crc, lost, old.damaged + damaged)
         return Batch(shard, self.name, progress.mark, wanted, hits)
+
+    def _lost(self, shard: int, old: Watermark) -> int:
+        # A power cut may take the header's last tally back: what the ledger knows stays known.
+        return max(self.lost, old.lost) if shard == 0 else old.lost
 
     def settle(self, taken: Taken, outcomes: dict[int, tuple[Batch, Outcome]]) -> bool:
         """Move on after posting; False where a shard's watermark must be looked at again."""
@@ -273,11 +277,10 @@ class Follower:
 
     def closing_batches(self) -> list[Batch]:
         """Return the batches, without hits, that bring every shard's watermark to the file's end."""
-        lost = self.lost
         found = []
         for shard, progress in enumerate(self.shards):
             old = progress.mark or Watermark()
-            wanted = replace(old, offset=progress.clean, crc=progress.crc, lost=lost if shard == 0 else 0)
+            wanted = replace(old, offset=progress.clean, crc=progress.crc, lost=self._lost(shard, old))
             if wanted != progress.mark:
                 found.append(Batch(shard, self.name, progress.mark, wanted, {}))
         return found
