@@ -11,6 +11,7 @@ from hitledger import housekeeping, journal
 from hitledger.host import Host
 from hitledger.housekeeping import CLOSED_SUFFIX
 from hitledger.ledger import Watermark
+from hitledger.posting import Poster
 from hitledger.settings import Settings
 from tests.books import Books
 
@@ -146,3 +147,17 @@ def test_a_gap_is_only_what_the_ledger_lacks() -> None:
     batch = housekeeping.gap_batch(0, "x", end, Watermark(500, 25, 3))
     assert batch
     assert batch.wanted == Watermark(900, 25, 7, lost=16)
+
+
+def test_a_clock_that_runs_ahead_retires_nothing(books: Books) -> None:
+    """One host that thinks it is years later does not make the ledger refuse the journals of all."""
+    close_file(books, b"/a")
+
+    class Ahead(Host):
+        now = staticmethod(lambda: Host().now() + 40 * 365 * 86_400)
+
+    poster = Poster(books.settings, books.store, host=Ahead())
+    poster.round()
+    poster.close()
+    close_file(books, b"/b")
+    assert books.counts() == {"/a": 1, "/b": 1}

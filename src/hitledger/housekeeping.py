@@ -49,6 +49,9 @@ class HousekeepingLedger(Protocol):
     def confirm(self, journal: str, marks: Sequence[Watermark], replicas: int = 0) -> bool:
         """Tell whether all that is posted of a file is durable."""
 
+    def now(self) -> float:
+        """Return the time of the ledger's own clock, in seconds since 1970."""
+
     def retire(self, floor: str) -> int:
         """Forget watermarks of journals born before a floor."""
 
@@ -147,7 +150,9 @@ class Housekeeper:
         now = self._host.monotonic()
         if now - self._retired_at < RETIRE_SECONDS:
             return
-        floor = f"{int((self._host.now() - KEEP_SECONDS) * 1_000_000):016x}"
+        # By the earlier of two clocks: one that ran ahead would have every host's journal refused.
+        floor_seconds = max(0.0, min(self._host.now(), self._store.now()) - KEEP_SECONDS)
+        floor = f"{int(floor_seconds * 1_000_000):016x}"
         self._store.retire(floor)
         for path, _ in self._host.files(self._directory, CLOSED_SUFFIX):
             if path.name < floor:

@@ -363,6 +363,11 @@ class LedgerStore:
             by_client.setdefault(id(client), (client, []))[1].append(command)
         return all(_confirm_on(client, commands, replicas) for client, commands in by_client.values())
 
+    def now(self) -> float:
+        """Return the time of the ledger's own clock, in seconds since 1970. Raises LedgerError."""
+        seconds, microseconds = self.read([(0, ("TIME",))])[0]
+        return int(seconds) + int(microseconds) / 1_000_000
+
     def retire(self, floor: str) -> int:
         """Forget the watermarks of journals born before a floor, keep their sums, and return how many went.
 
