@@ -55,9 +55,9 @@ class Project:
         wait_until(self.is_ready, 60)
 
     def is_ready(self) -> bool:
-        """Tell whether the service answers."""
+        """Tell whether the service answers, and reaches its ledger."""
         try:
-            return self.get("/readyz").ok
+            return bool(self.get("/readyz").json()["ledger"]["reachable"])
         except requests.ConnectionError:
             return False
 
@@ -71,9 +71,13 @@ class Project:
 
     def run_of(self, requests_wanted: int) -> dict[str, Any]:
         """Make a test run and return its record."""
-        answer = requests.post(
-            f"http://127.0.0.1:{self.port}/test/{requests_wanted}/", headers={"Prefer": "wait=60"}, timeout=70
-        )
+        url = f"http://127.0.0.1:{self.port}/test/{requests_wanted}/"
+
+        def start() -> requests.Response | None:
+            answer = requests.post(url, headers={"Prefer": "wait=60"}, timeout=70)
+            return None if answer.status_code == 503 else answer  # no worker has come up yet
+
+        answer = wait_until(start, 30)
         assert answer.status_code == 200, answer.text
         record: dict[str, Any] = answer.json()
         return record
