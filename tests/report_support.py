@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from hitledger.ledger import Batch, Hits, LedgerStore, Watermark, shard_of
+from hitledger.entries import Batch, Hits, Watermark, shard_of
+from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 
 _journals = itertools.count()

@@ -28,11 +28,12 @@ ROOMS = (
         "checks",
         "connections",
         "dispatch",
+        "entries",
         "ledger",
     },
     {"follower", "posting", "housekeeping", "bookkeeper", "audit", "counting", "report"},
-    {"middleware", "testrun", "web"},
-    {"logs", "embedded", "supervision", "serve", "webserver", "cli", "__main__"},
+    {"middleware", "asgi", "testrun", "web"},
+    {"logs", "embedded", "hostchecks", "doctor", "supervision", "serve", "webserver", "cli", "__main__"},
     {"__init__"},
 )
 """The first word of each module's name, by floor: a room uses its own floor and those before it."""

@@ -13,8 +13,9 @@ import redis
 from hitledger.addresses import hide_password, read_address
 from hitledger.audit import audit
 from hitledger.connections import connect, server_errors
+from hitledger.entries import Batch, Hits, Watermark
 from hitledger.errors import LedgerError, LedgerMismatchError, LedgerUnavailableError
-from hitledger.ledger import Batch, Hits, LedgerStore, Watermark
+from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 from tests.books import Books
 from tests.servers import Cluster, Sentinels, Server, redis_binary

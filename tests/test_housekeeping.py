@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from hitledger import housekeeping, journal
+from hitledger.entries import Watermark
 from hitledger.host import Host
 from hitledger.housekeeping import CLOSED_SUFFIX
-from hitledger.ledger import Watermark
 from hitledger.posting import Poster
 from hitledger.settings import Settings
 from tests.books import Books

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hitledger.entries import Batch, Hits, Watermark, most_urls_of, shard_of
 from hitledger.errors import LedgerError, LedgerMismatchError, LedgerUnavailableError
 from hitledger.host import Host
-from hitledger.ledger import Batch, Hits, LedgerStore, Watermark, most_urls_of, shard_of
+from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 from tests.books import counts_of
 from tests.support import Valkey

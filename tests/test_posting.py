@@ -14,10 +14,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from hitledger import journal, posting
+from hitledger.entries import Batch, Outcome, Watermark
 from hitledger.errors import LedgerError, LedgerUnavailableError
 from hitledger.host import Host
 from hitledger.journal import HEADER_BYTES, JournalWriter
-from hitledger.ledger import Batch, LedgerStore, Outcome, Watermark
+from hitledger.ledger import LedgerStore
 from hitledger.paths import url_of
 from hitledger.periods import Period
 from hitledger.posting import Poster

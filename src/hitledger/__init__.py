@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 from hitledger.errors import HitledgerError
 
 if TYPE_CHECKING:
+    from hitledger.asgi import CountHitsASGI
     from hitledger.middleware import CountHits
     from hitledger.web import create_app
 
-__all__ = ["CountHits", "HitledgerError", "create_app"]
+__all__ = ["CountHits", "CountHitsASGI", "HitledgerError", "create_app"]
 
-_HOMES = {"CountHits": "hitledger.middleware", "create_app": "hitledger.web"}
+_HOMES = {"CountHits": "hitledger.middleware", "CountHitsASGI": "hitledger.asgi", "create_app": "hitledger.web"}
 
 
 def __getattr__(name: str) -> object:

@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hitledger.entries import Watermark
 from hitledger.errors import JournalError
 from hitledger.follower import Follower, UrlTable
 from hitledger.host import Host
 from hitledger.housekeeping import CLOSED_SUFFIX, read_stub
 from hitledger.journal import SUFFIX
-from hitledger.ledger import LedgerStore, Watermark
+from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 
 SCAN_ENTRIES = 1000

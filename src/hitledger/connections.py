@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import redis
 from redis.crc import key_slot
 
-from hitledger.addresses import CLUSTER, ONE, Address, Node, hide_password, read_address
+from hitledger.addresses import CLUSTER, ONE, Address, Node, read_address
 from hitledger.aof import NotReadyError, UnsafeServerError
 from hitledger.clients import Clients
 from hitledger.cluster import ClusterDirectory
@@ -78,7 +79,8 @@ class SingleServer:
     default_shards = 1
 
     def __init__(self, url: str) -> None:
-        self._name = hide_password(url).rpartition("@")[2]
+        parts = urlsplit(url)
+        self._name = parts.netloc.rpartition("@")[2] or parts.path
         self._clients = Clients.of(url)
 
     def reader(self, shard: int) -> redis.Redis:

@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from zlib import crc32
 
+from hitledger.entries import MOST_URLS_A_CALL, Batch, Hits, Outcome, Watermark, shard_of
 from hitledger.errors import JournalError
 from hitledger.host import Host
 from hitledger.journal import (
@@ -31,8 +32,8 @@ from hitledger.journal import (
     UNMATCHED_KIND,
     is_good,
     read_header,
+    whole_part,
 )
-from hitledger.ledger import MOST_URLS_A_CALL, Batch, Hits, Outcome, Watermark, shard_of
 from hitledger.paths import OVERSIZED, UNMATCHED, path_of, url_of
 
 log = logging.getLogger("hitledger.posting")
@@ -205,7 +206,8 @@ class Follower:
         torn_bytes = 0
         if not at_known_place and not is_good(pieces[-1]):
             if ended and start + len(data) >= self.size:
-                torn_bytes = len(pieces.pop()) + bool(pieces)
+                if len(pieces) == 1 or not whole_part(pieces[-1]):
+                    torn_bytes = len(pieces.pop()) + bool(pieces)
             elif len(data) < CHUNK_BYTES or len(pieces) > 2:
                 pieces.pop()  # still being written, or cut off by the chunk
         return self._add_up(start, crc, data, pieces, torn_bytes)
@@ -303,15 +305,15 @@ class Tally:
         """Add equal records, each distinct one checked once."""
         shards = len(self.hits)
         for record, count in counted.items():
-            if not count:
-                continue
-            name = self._urls.name_of(record[16:]) if is_good(record) else None
-            if name is None:
+            whole = record if is_good(record) else whole_part(record)
+            name = self._urls.name_of(whole[16:]) if whole else None
+            if name is None or whole is not record:
                 self.damaged += count
+            if name is None:
                 continue
             is_line, text = name
             shard = shard_of(text, shards) if shards > 1 else 0
-            group = self.hits[shard].setdefault(int(record[8:16], 16) // 3600, Hits())
+            group = self.hits[shard].setdefault(int(whole[8:16], 16) // 3600, Hits())
             table = group.lines if is_line else group.urls
             if text in table:
                 table[text] += count

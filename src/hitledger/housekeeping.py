@@ -22,10 +22,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from hitledger.entries import Batch, Outcome, Watermark
 from hitledger.errors import LedgerError
 from hitledger.follower import Follower
 from hitledger.host import Host
-from hitledger.ledger import Batch, Outcome, Watermark
 from hitledger.settings import Settings
 
 log = logging.getLogger("hitledger.posting")

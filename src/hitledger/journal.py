@@ -57,6 +57,9 @@ OVERSIZED_KIND = b"o"
 RECORD_HEAD_BYTES = 17
 """Bytes of a record between its line feed and its path: crc, seconds, kind."""
 
+MOST_RECORD_BYTES = 2**18
+"""No record is longer: the longest path that settings allow, with every byte encoded."""
+
 MOST_FILE_SECONDS = 86_400
 """A writer moves on to its next file at least this often, so that no live file is old."""
 RETRY_SECONDS = 0.1
@@ -122,7 +125,8 @@ class JournalWriter:
         """Note one hit; return False where it could not be journalled and was tallied as lost."""
         if b"\n" in path:
             kind, path = ENCODED, quote_from_bytes(path, safe="/").encode()
-        body = b"%08x%b%b" % (int(self._now()), kind, path)
+        # The mask keeps records whole where a clock stands outside 1970 to 2106.
+        body = b"%08x%b%b" % (int(self._now()) & 0xFFFFFFFF, kind, path)
         record = b"\n%08x%b" % (crc32(body), body)
         with self._lock:
             try:
@@ -233,7 +237,7 @@ class JournalWriter:
     def _open(self) -> None:
         host = self._host
         host.make_directory(self._directory)
-        name = f"{int(self._now() * 1_000_000):016x}-{host.random_hex(16)}"
+        name = f"{int(max(0.0, self._now()) * 1_000_000):016x}-{host.random_hex(16)}"
         new = self._directory / f".new-{name}"
         path = self._directory / (name + SUFFIX)
         fds: list[int] = []
@@ -345,3 +349,21 @@ def is_good(record: bytes) -> bool:
         return int(record[:8], 16) == crc32(record[8:])
     except ValueError:
         return False
+
+
+def whole_part(piece: bytes) -> bytes:
+    """Return the record that a damaged piece begins with; nothing where it begins with none.
+
+    A power cut may leave a file longer than its data. What follows the last record that was
+    synced is then zeros, or what stood there before, and no line feed ends that record.
+    """
+    try:
+        wanted = int(piece[:8], 16)
+    except ValueError:
+        return b""
+    crc = crc32(piece[8:RECORD_HEAD_BYTES])
+    for end in range(RECORD_HEAD_BYTES, min(len(piece), MOST_RECORD_BYTES)):
+        if crc == wanted:
+            return piece[:end]
+        crc = crc32(piece[end : end + 1], crc)
+    return b""

@@ -20,12 +20,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from hitledger.entries import LedgerIdentity
 from hitledger.errors import JournalError, LedgerError
 from hitledger.follower import Follower, Taken, UrlTable
 from hitledger.host import Host
 from hitledger.housekeeping import Housekeeper, HousekeepingLedger
 from hitledger.journal import HEADER_BYTES, SUFFIX
-from hitledger.ledger import LedgerIdentity
 from hitledger.settings import Settings
 
 log = logging.getLogger("hitledger.posting")
@@ -164,7 +164,7 @@ class Poster:
 
     def _follow_new_files(self) -> bool:
         present = {path.name: path for path, _ in self._host.files(self._directory, SUFFIX)}
-        for name in set(self._followers) - set(present):
+        for name in [name for name in self._followers if name not in present]:
             self._followers.pop(name).close()
         new = False
         for name, path in present.items():

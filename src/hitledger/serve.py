@@ -25,8 +25,10 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from hitledger.doctor import startup_checks, stop_on_failure
 from hitledger.embedded import EmbeddedValkey
 from hitledger.errors import LedgerError, LedgerUnavailableError, ServiceError
+from hitledger.findings import WARN
 from hitledger.ledger import LedgerStore
 from hitledger.posting import Poster
 from hitledger.settings import Settings
@@ -187,18 +189,25 @@ def _refusal(address: str, port: int) -> OSError | None:
 
 
 def check_ledger(settings: Settings, say: Callable[[str], None]) -> None:
-    """Look at the ledger before anything counts; one that is away now is waited for.
+    """Look at the host and the ledger before anything counts; a ledger that is away now is waited for.
 
     Raises:
         LedgerError: it does not fit, or refuses for good.
+        ServiceError: counts would be lost or doubled here in silence.
     """
     store = LedgerStore(settings)
     try:
-        store.open()
-    except LedgerUnavailableError as error:
-        say(f"Starting without the ledger: {error}")
+        try:
+            store.open()
+        except LedgerUnavailableError as error:
+            say(f"Starting without the ledger: {error}")
+        findings = startup_checks(settings, store)
     finally:
         store.close()
+    for each in findings:
+        if each.status == WARN:
+            say(f"Warning: {each}")
+    stop_on_failure(findings)
 
 
 def post_what_is_left(settings: Settings, seconds: float = LAST_POSTING_SECONDS) -> None:

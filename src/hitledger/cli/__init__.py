@@ -17,6 +17,7 @@ import click
 from hitledger.errors import HitledgerError, QueryError, SettingsError
 
 COMMANDS = {
+    "doctor": "hitledger.cli.doctor",
     "post": "hitledger.cli.books",
     "serve": "hitledger.cli.service",
     "settings": "hitledger.cli.about",

@@ -22,8 +22,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from hitledger.entries import Totals
 from hitledger.errors import HitledgerError
-from hitledger.ledger import LedgerStore, Totals
+from hitledger.ledger import LedgerStore
 from hitledger.periods import Period
 from hitledger.report.page import rfc3339
 from hitledger.report.sections import Sections

@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
+from hitledger.entries import Totals
 from hitledger.errors import QueryError
-from hitledger.ledger import LedgerStore, Totals
+from hitledger.ledger import LedgerStore
 from hitledger.periods import Retention
 from hitledger.report.build import Recipe, TooLargeError
 from hitledger.report.cursor import Place, decode_cursor, encode_cursor

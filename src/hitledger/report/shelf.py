@@ -24,8 +24,9 @@ from datetime import datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
 
+from hitledger.entries import Totals
 from hitledger.errors import LedgerError, ReportBusyError
-from hitledger.ledger import LedgerStore, Totals
+from hitledger.ledger import LedgerStore
 from hitledger.report.build import Builder, Progress, Recipe, versions_of
 from hitledger.report.snapshot import Snapshot
 from hitledger.settings import Settings

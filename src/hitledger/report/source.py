@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from hitledger.dispatch import Command, script
-from hitledger.ledger import LedgerStore, Totals, shard_of
+from hitledger.entries import Totals, shard_of
+from hitledger.ledger import LedgerStore
 from hitledger.periods import Period
 from hitledger.report.cursor import Place
 

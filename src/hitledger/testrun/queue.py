@@ -27,6 +27,8 @@ from hitledger.settings import Settings
 
 TASK = "hitledger.run_part"
 QUEUE = "hitledger"
+FIRST, LATER = 0, 9
+"""A run's first part goes before the later parts of all runs: a short run need not wait for the end of a long one."""
 CONNECT_SECONDS = 1.0
 COMMAND_SECONDS = 2.0
 VISIBILITY_SECONDS = 60
@@ -54,7 +56,14 @@ class PartQueue:
         """
         with _broker_errors(), self.app.producer_pool.acquire(block=True, timeout=ACQUIRE_SECONDS) as producer:
             for part in parts:
-                self.app.send_task(TASK, (run_id, part), producer=producer, retry=False, ignore_result=True)
+                self.app.send_task(
+                    TASK,
+                    (run_id, part),
+                    priority=LATER if part else FIRST,
+                    producer=producer,
+                    retry=False,
+                    ignore_result=True,
+                )
 
     def is_empty(self) -> bool:
         """Tell whether no message waits. Raises RunUnavailableError."""
@@ -110,6 +119,8 @@ def make_app(settings: Settings) -> Celery:
             "socket_connect_timeout": CONNECT_SECONDS,
             "socket_timeout": COMMAND_SECONDS,
             "visibility_timeout": VISIBILITY_SECONDS,
+            # Who sends learns at once that the broker is away; the worker connects by `ensure_connection`.
+            "max_retries": 0,
         },
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

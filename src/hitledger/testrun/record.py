@@ -226,10 +226,10 @@ class RunRecords:
         with server_errors():
             return self._read(self._client.zrange(self._listed, 0, limit - 1, desc=True))
 
-    def wait(self, run_id: str, milliseconds: int) -> None:
-        """Return when the run ends, or after that time, which is below the server's time-out."""
+    def wait(self, run_id: str, milliseconds: int) -> bool:
+        """Wait so long for a run's end, less than the server's time-out; tell whether it has come."""
         with server_errors():
-            self._client.xread({self._keys(run_id)[3]: "0"}, count=1, block=milliseconds)
+            return bool(self._client.xread({self._keys(run_id)[3]: "0"}, count=1, block=milliseconds))
 
     def sweep(self) -> dict[str, list[int]]:
         """End the runs whose time has come; return the others' parts that no task has claimed."""

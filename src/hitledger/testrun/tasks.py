@@ -57,8 +57,9 @@ class _Worker:
         self._records = RunRecords(store, self._marks)
         self._queue = PartQueue(settings)
         self._parts = PartRunner(settings, self._records, self._id)
+        self._seen = False
         self._threads = [
-            _Repeated(BEAT_SECONDS, lambda: self._marks.beat(self._id)),
+            _Repeated(BEAT_SECONDS, self._beat),
             _Repeated(SWEEP_SECONDS, self._sweep),
         ]
 
@@ -95,7 +96,12 @@ class _Worker:
         """Begin to be seen; called again after each reconnection to the broker."""
         for thread in self._threads:
             thread.start()
-        log.info("The worker takes test runs.")
+
+    def _beat(self) -> None:
+        self._marks.beat(self._id)
+        if not self._seen:
+            self._seen = True
+            log.info("The worker takes test runs.")
 
     def _sweep(self) -> None:
         unclaimed = self._records.sweep()

@@ -1,0 +1,151 @@
+"""What goes into the ledger and comes out of it: watermarks, batches, outcomes, totals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+from hitledger.errors import LedgerError
+from hitledger.journal import HEADER_BYTES
+
+MOST_URLS_A_CALL = 1000
+"""Distinct URLs in one script call: about 7 ms of a single-threaded server."""
+
+
+@dataclass(frozen=True)
+class Watermark:
+    """How far one journal file is posted to one shard.
+
+    `offset` is in bytes of the file; `hits` counts those that belong to the shard; `crc`
+    is the CRC-32 of the file's bytes from its header to `offset`, by which a file that was
+    cloned or rolled back is noticed. `lost` and `damaged` are the file's hits that could
+    not be journalled and its records that cannot be read; shard 0 keeps them.
+    """
+
+    offset: int = HEADER_BYTES
+    hits: int = 0
+    crc: int = 0
+    lost: int = 0
+    damaged: int = 0
+
+    def encode(self) -> str:
+        """Return the text that stands in the watermarks hash."""
+        return f"{self.offset} {self.hits} {self.crc:08x} {self.lost} {self.damaged}"
+
+    @classmethod
+    def decode(cls, text: str) -> Watermark:
+        """Read what `encode` wrote.
+
+        Raises:
+            LedgerError: it is no watermark.
+        """
+        try:
+            offset, hits, crc, lost, damaged = text.split(" ")
+            return cls(int(offset), int(hits), int(crc, 16), int(lost), int(damaged))
+        except ValueError:
+            raise LedgerError(f"The ledger holds a watermark that cannot be read: {text[:80]!r}.") from None
+
+
+@dataclass
+class Hits:
+    """Hits that fell into the same periods: hits by URL, and by line."""
+
+    urls: dict[str, int] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """All hits together."""
+        return sum(self.urls.values()) + sum(self.lines.values())
+
+
+@dataclass(frozen=True)
+class ShardBooks:
+    """Both sides of one shard's books, read at one moment; all in hits but `damaged`, in records.
+
+    `requests` is the shard's total, `lines` what of it is on lines; `by_watermarks` is what the
+    watermarks say was posted since the ledger was last reset.
+    """
+
+    requests: int
+    lines: int
+    by_watermarks: int
+    lost: int
+    damaged: int
+    before_lost: int
+    before_damaged: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one range of a journal file holds for one shard.
+
+    `expected` is None for a journal that the shard has not seen. `hits` is keyed by hour,
+    in hours since 1970.
+    """
+
+    shard: int
+    journal: str
+    expected: Watermark | None
+    wanted: Watermark
+    hits: Mapping[int, Hits]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a batch: the script's word, and the watermark that the shard has now.
+
+    `error` is set where the shard could not be asked; the outcome is then unknown, which the
+    next look at the watermark settles.
+    """
+
+    word: str
+    watermark: Watermark | None = None
+    error: LedgerError | None = None
+
+    @property
+    def done(self) -> bool:
+        """True where the batch is in the ledger, from this call or an earlier one."""
+        return self.word in ("posted", "duplicate")
+
+
+@dataclass(frozen=True)
+class LedgerIdentity:
+    """Which ledger this is: 128 random bits as hex, its shards, and when it was made (unix seconds)."""
+
+    id: str
+    shards: int
+    made: int
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Requests of a period over all shards, those on each line included, and its distinct URLs."""
+
+    requests: int
+    urls: int
+    lines: dict[str, int]
+
+    @classmethod
+    def of(cls, answers: Sequence[Any]) -> Totals:
+        """Add up what `LedgerStore.totals_calls` asks for: totals hash and number of URLs, by turns."""
+        lines: dict[str, int] = {}
+        requests = 0
+        for table in answers[::2]:
+            requests += int(table.get("requests", 0))
+            for name, count in table.items():
+                if name.startswith("("):
+                    lines[name] = lines.get(name, 0) + int(count)
+        return cls(requests, sum(answers[1::2]), lines)
+
+
+def shard_of(url: str, shards: int) -> int:
+    """Return the shard that a URL or a line belongs to: CRC-32 modulo the number of shards."""
+    return crc32(url.encode()) % shards
+
+
+def most_urls_of(shard: int, shards: int, most: int) -> int:
+    """Return one shard's part of the cap on distinct URLs; the parts add up to the cap."""
+    return most // shards + (shard < most % shards)
