@@ -143,6 +143,18 @@ def test_a_torn_end_of_a_dead_writer_is_passed_over(books: Books) -> None:
     assert books.poster.status.pending_bytes == 0
 
 
+@pytest.mark.parametrize("rest", [b"\0" * 700, b"\xd3stale" * 90, b"\0" * 40 + b"\n" + b"\0" * 40])
+def test_what_a_power_cut_left_behind_a_record_does_not_spoil_it(books: Books, rest: bytes) -> None:
+    """A file that is longer than its data keeps the last record that reached the disk."""
+    books.note(b"/a", b"/\0")
+    books.journal.close()
+    (path,) = books.files()
+    path.write_bytes(path.read_bytes() + rest)
+    books.poster.post_now()
+    assert books.counts() == {"/a": 1, "/%00": 1}
+    assert books.poster.status.pending_bytes == 0
+
+
 def test_every_flipped_byte_costs_one_record_at_most(settings: Settings) -> None:
     """A byte that flips on the disk spoils its own record, which is counted as damaged; the rest is booked."""
     template = Books(settings)
