@@ -24,9 +24,10 @@ from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 
-from tests.storm.requests import READING, Request, mixed
+from tests.storm.requests import READING, Request, mixed, simulated
 
 RETRY_SECONDS = 0.02
+MOST_WAIT_SECONDS = 0.05
 TELL_SECONDS = 0.5
 DRAIN_SECONDS = 30.0
 READER_PAUSE_SECONDS = 0.15
@@ -100,7 +101,7 @@ class Client:
             self._begin_due(now)
             if self._stopped_at <= now and not self._waiting(now):
                 break
-            for number, events in self._epoll.poll(0.02):
+            for number, events in self._epoll.poll(self._patience(now)):
                 if number == stop_on:
                     self._epoll.unregister(stop_on)
                     self.stop()
@@ -114,6 +115,10 @@ class Client:
             self._break(connection)
         self._epoll.close()
         return self.tally
+
+    def _patience(self, now: float) -> float:
+        """Return how long may be waited for a socket, in seconds, before the next connection is due."""
+        return max(0.0, min(MOST_WAIT_SECONDS, min((at for at, _ in self._due), default=now + 1.0) - now))
 
     def _waiting(self, now: float) -> bool:
         return now - self._stopped_at < DRAIN_SECONDS and any(each.request for each in self._open.values())
@@ -231,12 +236,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--connections", type=int, default=12)
     parser.add_argument("--tally", type=Path, required=True)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between an answer and the next request")
+    parser.add_argument("--times", type=Path, help="ask for /api/ only, and write how long each answer took")
     chosen = parser.parse_args()
-    client = Client(chosen.port)
-    client.add(mixed(chosen.seed), chosen.connections)
-    client.add(repeat(READING), 1, READER_PAUSE_SECONDS)
+    client = Client(chosen.port, timed=bool(chosen.times))
+    if chosen.times:
+        client.add(simulated(chosen.seed), chosen.connections, chosen.pause)
+    else:
+        client.add(mixed(chosen.seed), chosen.connections, chosen.pause)
+        client.add(repeat(READING), 1, READER_PAUSE_SECONDS)
     tally = client.run(stop_on=sys.stdin.fileno())
     chosen.tally.write_text(json.dumps(tally.as_json()))
+    if chosen.times:
+        chosen.times.write_bytes(client.times.tobytes())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hitledger.paths import OVERSIZED, UNMATCHED, canonical
@@ -43,16 +43,18 @@ READING = get("/stats/?limit=5", statuses=(b"200", b"503"))
 """A reader, whose request posts first; it may be told that the ledger is away."""
 
 
-def mixed(seed: int) -> Iterator[Request]:
-    """Return requests without end: most on few URLs, many on rare ones, some of every odd kind."""
+def simulated(seed: int) -> Iterator[Request]:
+    """Return requests to /api/... without end: most on few URLs, many on rare ones."""
     draw = random.Random(seed)
-    segments = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 10))) for _ in range(40)]
+    hot, rare = _simulated(draw)
+    while True:
+        yield from draw.choices(hot + rare, _weights((hot, 60), (rare, 35)), k=BLOCK)
 
-    def path() -> str:
-        return "/api/" + "/".join(draw.choices(segments, k=draw.randint(1, 6))) + "/"
 
-    hot = [get(path()) for _ in range(HOT_URLS)]
-    rare = [get(path()) for _ in range(RARE_URLS)]
+def mixed(seed: int) -> Iterator[Request]:
+    """Return requests without end: as `simulated`, with some of every odd kind among them."""
+    draw = random.Random(seed)
+    hot, rare = _simulated(draw)
     odd = [get(each) for each in ODD_PATHS]
     odd += [get(each.data.split()[1].decode(), method="HEAD") for each in hot[:5]]
     odd += [
@@ -60,7 +62,18 @@ def mixed(seed: int) -> Iterator[Request]:
         get("/api/a/", UNMATCHED, statuses=(b"405",), method="DELETE"),
         get("/api/" + "y" * 2500, OVERSIZED, statuses=(b"414",)),
     ]
-    everything = hot + rare + odd
-    weights = [60 / len(hot)] * len(hot) + [35 / len(rare)] * len(rare) + [5 / len(odd)] * len(odd)
     while True:
-        yield from draw.choices(everything, weights, k=BLOCK)
+        yield from draw.choices(hot + rare + odd, _weights((hot, 60), (rare, 35), (odd, 5)), k=BLOCK)
+
+
+def _simulated(draw: random.Random) -> tuple[list[Request], list[Request]]:
+    segments = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 10))) for _ in range(40)]
+
+    def path() -> str:
+        return "/api/" + "/".join(draw.choices(segments, k=draw.randint(1, 6))) + "/"
+
+    return [get(path()) for _ in range(HOT_URLS)], [get(path()) for _ in range(RARE_URLS)]
+
+
+def _weights(*groups: tuple[Sequence[Request], float]) -> list[float]:
+    return [weight / len(group) for group, weight in groups for _ in group]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,13 @@ class _Started:
 class Service:
     """Keeps Valkey and the web processes running, as `hitledger serve` does, and lets them be hurt."""
 
-    def __init__(self, directory: Path, workers: int = 2) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        workers: int = 2,
+        file_bytes: Sequence[int] = JOURNAL_FILE_BYTES,
+        hold_seconds: int = HOLD_SECONDS,
+    ) -> None:
         self.valkey = EmbeddedValkey(directory)
         self.valkey.prepare()
         self._log = (directory / "service.log").open("ab")
@@ -47,8 +54,9 @@ class Service:
             data_dir=directory,
             port=free_port(),
             workers=workers,
-            journal_hold_seconds=HOLD_SECONDS,
+            journal_hold_seconds=hold_seconds,
         )
+        self._file_bytes = file_bytes
         self._stopped: set[int] = set()
         self._web_starts = 0
         self._valkey = _Started(self._run(self.valkey.command, self.valkey.directory))
@@ -184,7 +192,7 @@ class Service:
 
     def _run_web(self) -> subprocess.Popen[bytes]:
         settings = self.settings
-        size = JOURNAL_FILE_BYTES[self._web_starts % len(JOURNAL_FILE_BYTES)]
+        size = self._file_bytes[self._web_starts % len(self._file_bytes)]
         self._web_starts += 1
         environment = {
             **os.environ,
