@@ -1,4 +1,8 @@
-"""The background thread of a process that counts: it syncs the journal and posts."""
+"""The background of a process that counts: one thread keeps the journal, another posts.
+
+They are two so that the journal is synced on time, and its cap held, while posting waits for
+a ledger that is away.
+"""
 
 from __future__ import annotations
 
@@ -12,48 +16,63 @@ from hitledger.posting import Poster
 
 log = logging.getLogger("hitledger.posting")
 
+SYNC_SECONDS = 0.1
+"""How often the journal is synced: what a power cut may lose with `journal_sync=interval`."""
 MOST_PAUSE_SECONDS = 2.0
 """Longest pause between two tries while the ledger is away."""
 
 
 class Bookkeeper:
-    """The background thread of a process: it syncs the journal and posts, every 100 ms by default."""
+    """The background threads of a process: one calls `maintain`, the other `poster.round`."""
 
     def __init__(self, poster: Poster, maintain: Callable[[], None], interval_seconds: float) -> None:
         self._poster = poster
         self._maintain = maintain
         self._interval = interval_seconds
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._pid = 0
         self._starting = threading.Lock()
 
     def start(self) -> None:
-        """Start the thread where this process has none yet: also after a fork."""
+        """Start the threads where this process has none yet: also after a fork."""
         with self._starting:
             if self._pid == os.getpid():
                 return
             self._pid = os.getpid()
             self._stop = threading.Event()
-            self._thread = threading.Thread(target=self._run, name="hitledger-posting", daemon=True)
-            self._thread.start()
+            work = {"hitledger-journal": self._keep_journal, "hitledger-posting": self._post}
+            self._threads = [threading.Thread(target=each, name=name, daemon=True) for name, each in work.items()]
+            for thread in self._threads:
+                thread.start()
 
     def stop(self) -> None:
-        """End the thread, sync the journal and post what there is, if the ledger answers."""
+        """End the threads, sync the journal and post what there is, if the ledger answers."""
         self._stop.set()
-        if self._thread and self._pid == os.getpid():
-            self._thread.join()
+        if self._pid == os.getpid():
+            for thread in self._threads:
+                thread.join()
         self._maintain()
         try:
             self._poster.post_now()
         except LedgerError as error:
             log.warning("stopped with hits still in the journal: %s They are posted at the next start.", error)
 
-    def _run(self) -> None:
+    def _keep_journal(self) -> None:
+        failing = False
+        while not self._stop.wait(SYNC_SECONDS):
+            try:
+                self._maintain()
+                failing = False
+            except Exception:
+                if not failing:
+                    log.exception("the journal cannot be looked after; it is tried again")
+                failing = True
+
+    def _post(self) -> None:
         pause = self._interval
         while not self._stop.wait(pause):
             try:
-                self._maintain()
                 self._poster.round()
                 if pause > self._interval:
                     log.warning("the ledger is back; posting goes on")

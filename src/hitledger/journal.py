@@ -38,7 +38,7 @@ from pathlib import Path
 from urllib.parse import quote_from_bytes
 from zlib import crc32
 
-from hitledger.errors import JournalError
+from hitledger.errors import DamagedHeaderError, JournalError
 from hitledger.host import Host
 
 log = logging.getLogger("hitledger.journal")
@@ -64,6 +64,8 @@ MOST_FILE_SECONDS = 86_400
 """A writer moves on to its next file at least this often, so that no live file is old."""
 RETRY_SECONDS = 0.1
 """After a failure, how long hits are tallied as lost before the next file is tried."""
+
+JOURNAL_NAME = re.compile(r"[0-9a-f]{16}-[0-9a-f]{32}")
 
 _HEADER = re.compile(rb"hitledger-journal (\d+) ([0-9a-f]{16}-[0-9a-f]{32}) ([0-9a-f]{8}) *")
 
@@ -151,8 +153,9 @@ class JournalWriter:
         with self._lock:
             self._tell()
             self._leave_if_old_or_unnamed()
-            retired, self._retired = self._retired, []
+            # First what may fail: without a descriptor to spare, all of it waits for the next time.
             current = self._host.dup(self._fd) if self._fd >= 0 and self._dirty and self._interval else -1
+            retired, self._retired = self._retired, []
             self._dirty = False
         for fd in retired:
             self._sync_and_close(fd, sync=self._interval)
@@ -326,15 +329,16 @@ def read_header(host: Host, fd: int) -> JournalHeader:
     """Read a journal file's header.
 
     Raises:
-        JournalError: it is damaged, or of a version that this program does not know.
+        DamagedHeaderError: it is damaged.
+        JournalError: it is of a version that this program does not know.
     """
     data = host.pread(fd, HEADER_BYTES, 0)
     match = _HEADER.fullmatch(data[:TALLY_OFFSET])
     if len(data) < HEADER_BYTES or not match:
-        raise JournalError("A journal file has a damaged header.")
+        raise DamagedHeaderError("A journal file has a damaged header.")
     version, name, crc = match.groups()
     if crc32(data[: match.start(3)]) != int(crc, 16):
-        raise JournalError("A journal file has a damaged header.")
+        raise DamagedHeaderError("A journal file has a damaged header.")
     if version != b"1":
         raise JournalError(f"A journal file has format {version.decode()}, which this version does not know.")
     digits = data[TALLY_OFFSET : TALLY_OFFSET + TALLY_DIGITS]
