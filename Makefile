@@ -25,7 +25,7 @@ fmt: .venv/requirements-dev.txt ## Format, and mend what can be mended by itself
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-bench: .venv/requirements-dev.txt ## Measure, beside peers.
+bench: .venv/requirements-dev.txt ## Measure, beside peers; B="--quick request" chooses.
 	@exec $(BIN)/python -m bench $(B)
 
 storm: .venv/requirements-dev.txt ## Attack a real service and count along; S="--seed 7 --seconds 300".

