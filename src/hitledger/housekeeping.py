@@ -103,18 +103,22 @@ class Housekeeper:
         """Confirm a file that is all posted, and tell whether it has been held for long enough since."""
         now = self._host.monotonic()
         if follower.confirmed_at is None:
-            marks = [shard.mark or Watermark() for shard in follower.shards] if self.bring_to_end(follower) else []
-            if marks and self._store.confirm(follower.name, marks, self._settings.ledger_replicas):
+            if self.bring_to_end(follower) and self._confirm(follower):
                 follower.confirmed_at = now
             return False
         if now - follower.confirmed_at < self._settings.journal_hold_seconds and not crowded:
             return False
         marks_now = self._store.watermarks([follower.name])[follower.name]
         if marks_now == [shard.mark for shard in follower.shards]:
-            return True
+            # Another server may be in charge since: it must have the file on its disk, too.
+            return self._confirm(follower)
         follower.look(marks_now)
         follower.confirmed_at = None
         return False
+
+    def _confirm(self, follower: Follower) -> bool:
+        marks = [shard.mark or Watermark() for shard in follower.shards]
+        return self._store.confirm(follower.name, marks, self._settings.ledger_replicas)
 
     def _close(self, follower: Follower) -> None:
         stub = follower.path.with_suffix(CLOSED_SUFFIX)
