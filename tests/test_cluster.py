@@ -79,7 +79,7 @@ def test_slots_move_whole_under_load(cluster: Cluster, traffic: Traffic) -> None
 
 
 def test_a_master_is_killed_and_its_replica_promoted(cluster: Cluster, traffic: Traffic) -> None:
-    """Hits go on into the journal meanwhile, and into the new master afterwards; the old one comes back as a replica."""
+    """Hits go on into the journal meanwhile, and into the new master afterwards; the old one returns as a replica."""
     master = cluster.primary_of(0)
     replica = cluster.replica_of(master)
     master.kill()

@@ -120,7 +120,7 @@ def test_a_primary_that_must_have_replicas(sentinels: Sentinels, settings: Setti
     traffic.close()
 
 
-def test_sentinels_that_know_no_such_service(sentinels: Sentinels, settings: Settings) -> None:
+def test_sentinels_that_know_no_such_service(settings: Settings) -> None:
     """A wrong name is told as what it is."""
     wrong = str(settings.redis_url).replace("/ledger", "/leger")
     store = LedgerStore(replace(settings, redis_url=wrong))
