@@ -17,8 +17,10 @@ import click
 from hitledger.errors import HitledgerError, QueryError, SettingsError
 
 COMMANDS = {
+    "audit": "hitledger.cli.books",
     "doctor": "hitledger.cli.doctor",
     "post": "hitledger.cli.books",
+    "reset": "hitledger.cli.books",
     "serve": "hitledger.cli.service",
     "settings": "hitledger.cli.about",
     "stats": "hitledger.cli.reports",
