@@ -31,8 +31,6 @@ FIRST, LATER = 0, 9
 """A run's first part goes before the later parts of all runs: a short run need not wait for the end of a long one."""
 CONNECT_SECONDS = 1.0
 COMMAND_SECONDS = 2.0
-VISIBILITY_SECONDS = 60
-"""When Redis gives out again what a worker took but never acknowledged; it does so at once, normally."""
 RECONNECT_SECONDS = 2
 ACQUIRE_SECONDS = 2.0
 
@@ -118,7 +116,9 @@ def make_app(settings: Settings) -> Celery:
             "global_keyprefix": f"{settings.key_prefix}:celery:",
             "socket_connect_timeout": CONNECT_SECONDS,
             "socket_timeout": COMMAND_SECONDS,
-            "visibility_timeout": VISIBILITY_SECONDS,
+            # What a worker takes is gone from the queue, and comes again if its part is not claimed. Kombu's own
+            # acknowledgement would come after the part, and one that failed would keep the worker from taking more.
+            "ack_emulation": False,
             # Who sends learns at once that the broker is away; the worker connects by `ensure_connection`.
             "max_retries": 0,
         },
@@ -127,8 +127,6 @@ def make_app(settings: Settings) -> Celery:
         accept_content=["json"],
         task_default_queue=QUEUE,
         task_create_missing_queues=True,
-        # Acknowledged as soon as a worker begins: a task that its worker did not survive is not repeated.
-        task_acks_late=False,
         worker_prefetch_multiplier=1,
         worker_enable_remote_control=False,
         worker_send_task_events=False,

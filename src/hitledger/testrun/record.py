@@ -278,11 +278,9 @@ class RunRecords:
         stop = fields.get("stop")
         holders = {part.worker for part in parts if part.ended is None}
         alive = self._workers.alive(holders)
-        if not stop and alive != holders:
-            self.stop(run_id, FAILED, LOST)
-            return True
-        if not stop and not parts and time.time() - float(fields["created"]) > QUEUE_SECONDS:
-            self.stop(run_id, FAILED, NOT_TAKEN)
+        error = "" if stop else self._trouble(fields, parts, holders - alive)
+        if error:
+            self.stop(run_id, FAILED, error)
             return True
         all_ended = not holders and len(parts) == int(fields["parts"])
         if not all_ended and (alive or not stop):
@@ -290,6 +288,13 @@ class RunRecords:
         complete = sum(part.succeeded + part.failed for part in parts) == int(fields["requested"])
         self._end(run_id, FINISHED if complete and all_ended else stop or FINISHED, parts)
         return True
+
+    def _trouble(self, fields: Mapping[str, str], parts: Sequence[Part], lost: set[str]) -> str:
+        """Return why a run cannot go on, or nothing."""
+        if not parts:
+            return NOT_TAKEN if time.time() - float(fields["created"]) > QUEUE_SECONDS else ""
+        between_parts = len(parts) < int(fields["parts"]) and all(part.ended for part in parts)
+        return LOST if lost or (between_parts and not self._workers.any_alive()) else ""
 
     def _end(self, run_id: str, status: str, parts: Sequence[Part]) -> None:
         keys = self._keys(run_id)
