@@ -31,7 +31,7 @@ class NotReadyError(redis.ConnectionError):
 
 
 class UnsafeServerError(redis.ResponseError):
-    """The server must not be posted to until an operator has changed it. The text says what to do."""
+    """The server must not be posted to until an operator has changed it. The text is the remedy."""
 
 
 def demand_sound_aof(connection: AbstractConnection) -> None:
@@ -43,8 +43,8 @@ def demand_sound_aof(connection: AbstractConnection) -> None:
     """
     deadline = time.monotonic() + REWRITE_SECONDS
     asked = False
-    while not _is_sound(_facts(connection)):
-        if not asked:
+    while not _is_sound(facts := _facts(connection)):
+        if not asked and not facts.aof_rewriting:
             if _refuses_truncated(connection):
                 return
             _start_rewrite(connection)
@@ -71,10 +71,7 @@ def _start_rewrite(connection: AbstractConnection) -> None:
     try:
         _ask(connection, "BGREWRITEAOF")
     except NoPermissionError:
-        raise UnsafeServerError(
-            "HITLEDGER this server may double counts after two crashes, and hitledger may not prevent it: "
-            "allow it BGREWRITEAOF, or set aof-load-truncated to no"
-        ) from None
+        raise UnsafeServerError("Allow this user BGREWRITEAOF, or set aof-load-truncated to no there.") from None
     except redis.ResponseError as error:
         if "in progress" not in str(error):  # another poster was faster
             raise NotReadyError(f"The ledger's server cannot rewrite its append-only file: {error}") from error

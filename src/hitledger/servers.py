@@ -33,6 +33,7 @@ class ServerFacts:
     aof: bool
     aof_write_ok: bool
     aof_rewrites_done: int
+    aof_rewriting: bool
     aof_rewrite_ok: bool
 
     @classmethod
@@ -41,6 +42,7 @@ class ServerFacts:
         software = VALKEY if info.get("server_name") == "valkey" else REDIS
         number = info.get("valkey_version") if software == VALKEY else info.get("redis_version")
         mode = str(info.get("server_mode", info.get("redis_mode", "standalone")))
+        rewriting = bool(int(info.get("aof_rewrite_in_progress", 0)))
         return cls(
             software=software,
             version=read_version(str(number or "0")),
@@ -51,7 +53,8 @@ class ServerFacts:
             replicas=int(info.get("connected_slaves", 0)),
             aof=bool(int(info.get("aof_enabled", 0))),
             aof_write_ok=info.get("aof_last_write_status", "ok") == "ok",
-            aof_rewrites_done=int(info.get("aof_rewrites", 0)) - int(info.get("aof_rewrite_in_progress", 0)),
+            aof_rewrites_done=int(info.get("aof_rewrites", 0)) - rewriting,
+            aof_rewriting=rewriting,
             aof_rewrite_ok=info.get("aof_last_bgrewrite_status", "ok") == "ok",
         )
 
