@@ -28,6 +28,10 @@ class JournalError(HitledgerError):
     """The journal's directory or one of its files cannot be used."""
 
 
+class DamagedHeaderError(JournalError):
+    """A journal file's header cannot be read."""
+
+
 class LedgerError(HitledgerError):
     """The ledger answered, and what it answered stops the operation."""
 
