@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis
 
-from hitledger.addresses import hide_password, read_address
+from hitledger import connections
+from hitledger.addresses import Node, hide_password, read_address
 from hitledger.audit import audit
-from hitledger.connections import connect, server_errors
+from hitledger.connections import ManyServers, connect, server_errors
 from hitledger.entries import Batch, Hits, Watermark
 from hitledger.errors import LedgerError, LedgerMismatchError, LedgerUnavailableError
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 from tests.books import Books
 from tests.servers import Cluster, Sentinels, Server, redis_binary
+from tests.support import wait_until
 
 JOURNAL = "0006400000000000-" + "ab" * 16
 HOUR = 498_000
@@ -304,3 +308,72 @@ def test_nothing_is_sent_before_it_is_needed() -> None:
     """Connecting takes no server."""
     for url in ("redis://127.0.0.1:1", "redis+cluster://127.0.0.1:1", "redis+sentinel://127.0.0.1:1/x"):
         connect(url).close()
+
+
+class SlowDirectory:
+    """Finds out who is in charge when it is let; the rest is what a directory of one server says."""
+
+    default_shards = 1
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.let = threading.Event()
+        self.failure: redis.RedisError | None = None
+
+    def refresh(self) -> None:
+        """Take as long as the test wants."""
+        self.asked += 1
+        self.let.wait(10)
+        if self.failure:
+            raise self.failure
+
+    def primary_of(self, slot: int) -> Node:
+        """Name a port by how often it was asked."""
+        del slot
+        assert self.let.is_set(), "asked before anything was known"
+        return Node("127.0.0.1", self.asked)
+
+    def nodes(self) -> list[tuple[Node, bool]]:
+        """Know one."""
+        return [(self.primary_of(0), True)]
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+
+def port_of(client: redis.Redis) -> int:
+    """Return the port that a client connects to."""
+    return int(client.connection_pool.connection_kwargs["port"])
+
+
+def test_the_first_look_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nobody knows yet who is in charge, all wait for the one who asks."""
+    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.0)
+    directory = SlowDirectory()
+    servers = ManyServers(read_address("redis+cluster://127.0.0.1:1"), directory)
+    with ThreadPoolExecutor(4) as pool:
+        found = [pool.submit(servers.reader, 0) for _ in range(4)]
+        wait_until(lambda: directory.asked)
+        directory.let.set()
+        assert {port_of(each.result(10)) for each in found} == {1}
+    assert directory.asked == 1
+
+
+def test_trouble_makes_the_next_one_look_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes wrong on a connection is followed by one look; while nobody can say, the last answer holds."""
+    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.0)
+    directory = SlowDirectory()
+    directory.let.set()
+    servers = ManyServers(read_address("redis+cluster://127.0.0.1:1"), directory)
+    client = servers.reader(0)
+    assert port_of(servers.poster(0)) == port_of(client) == 1
+    with pytest.raises(redis.ConnectionError):
+        client.ping()
+    assert port_of(servers.reader(0)) == 2
+    assert port_of(servers.reader(0)) == 2
+    directory.failure = redis.ConnectionError("nobody there")
+    with pytest.raises(redis.ConnectionError):
+        servers.reader(0).ping()
+    assert directory.asked == 2
+    assert port_of(servers.reader(0)) == 3  # asked in vain; what the directory knew last holds
+    servers.close()

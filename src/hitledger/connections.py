@@ -182,12 +182,12 @@ class ManyServers:
 
     def _look(self) -> None:
         """Find out who is in charge, if there was trouble since; the last answer holds where nobody can say."""
-        if not self._trouble:
+        if self._known and not self._trouble:
             return
         if not self._looking.acquire(blocking=not self._known):
             return  # another thread is at it: go on with what was known
         try:
-            if time.monotonic() - self._looked_at >= LOOK_SECONDS:
+            if self._trouble and time.monotonic() - self._looked_at >= LOOK_SECONDS:
                 self._look_now()
             if not self._known:
                 raise self._failure
