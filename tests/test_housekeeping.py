@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -161,3 +164,25 @@ def test_a_clock_that_runs_ahead_retires_nothing(books: Books) -> None:
     poster.close()
     close_file(books, b"/b")
     assert books.counts() == {"/a": 1, "/b": 1}
+
+
+def test_a_full_disk_is_no_reason_to_keep_what_fills_it(books: Books) -> None:
+    """Where there is no room for a stub, the deleted file makes it."""
+    books.note(b"/a")
+    books.journal.close()
+
+    class FullDisk(Host):
+        def __init__(self) -> None:
+            self.open = self._open  # type: ignore[method-assign,assignment]
+
+        def _open(self, path: Path, flags: int, mode: int = 0o777) -> int:
+            if flags & os.O_CREAT and list(path.parent.glob("*.journal")):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return os.open(path, flags, mode)
+
+    poster = Poster(books.settings, books.store, host=FullDisk())
+    poster.round()
+    poster.round()
+    assert not books.files()
+    assert len(list(books.settings.journal_dir.glob(f"*{CLOSED_SUFFIX}"))) == 1
+    poster.close()

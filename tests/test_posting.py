@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -14,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from hitledger import journal, posting
-from hitledger.entries import Batch, Outcome, Watermark
+from hitledger.entries import Batch, Outcome, Watermark, shard_of
 from hitledger.errors import LedgerError, LedgerUnavailableError
 from hitledger.host import Host
 from hitledger.journal import HEADER_BYTES, JournalWriter
@@ -200,6 +202,69 @@ def test_a_file_shorter_than_posted_is_set_aside_and_the_writer_goes_on(books: B
     books.note(b"/b")
     books.poster.post_now()
     assert books.counts() == {"/a": 2, "/b": 1}
+
+
+class FailsOn(Host):
+    """A host that cannot read files of some names while `failing`."""
+
+    def __init__(self, *names: str) -> None:
+        self.failing = True
+        self._names = names
+        self.open = self._open  # type: ignore[method-assign,assignment]
+
+    def _open(self, path: Path, flags: int, mode: int = 0o777) -> int:
+        if self.failing and path.name in self._names:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return os.open(path, flags, mode)
+
+
+def test_a_file_that_cannot_be_read_holds_no_other_up(books: Books) -> None:
+    """A disk error on one file: the others are posted, and so is this one once it can be read."""
+    books.note(b"/a")
+    books.journal.close()
+    (first,) = books.files()
+    books.note(b"/b")
+    host = FailsOn(first.name)
+    poster = Poster(books.settings, books.store, host=host)
+    poster.post_now()
+    assert books.counts() == {"/b": 1}
+    host.failing = False
+    poster.post_now()
+    assert books.counts() == {"/a": 1, "/b": 1}
+    poster.close()
+
+
+def test_a_damaged_header_spoils_no_record(books: Books) -> None:
+    """Records vouch for themselves: a file whose header went bad, even while it is in use, is posted."""
+    books.note(b"/a")
+    books.poster.post_now()
+    (path,) = books.files()
+    with path.open("r+b") as file:
+        file.write(b"\0" * HEADER_BYTES)
+    books.note(b"/b")
+    books.poster.post_now()
+    Poster(books.settings, books.store).post_now()
+    assert books.counts() == {"/a": 1, "/b": 1}
+
+
+def test_a_shard_that_is_ahead_of_a_cut_file_does_not_hold_up_the_others(settings: Settings) -> None:
+    """A power cut took what one shard has already: what another shard lacks of the file is still posted to it."""
+    books = Books(replace(settings, shards=2))
+    names = [(b"/%d" % number, shard_of(f"/{number}", 2)) for number in range(20)]
+    zeroth, first = ([path for path, shard in names if shard == which] for which in (0, 1))
+    books.note(*zeroth[:2], *first[:2], *zeroth[2:])
+    (path,) = books.files()
+    kept = path.read_bytes()
+    books.poster.post_now()
+    client = books.store.reader(1)
+    client.delete(books.store.watermarks_key(1), books.store.set_key(1))
+    books.journal.close()
+    books.poster.close()
+    cut = kept.index(b"h" + zeroth[2]) - 17
+    path.write_bytes(kept[:cut] + b"\0" * 30)
+    books.poster.post_now()
+    assert books.counts() == {name.decode(): 1 for name in (*zeroth, *first[:2])}
+    assert not books.files()
 
 
 def test_a_ledger_that_fell_back_is_healed(books: Books) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,11 +22,12 @@ from pathlib import Path
 from zlib import crc32
 
 from hitledger.entries import MOST_URLS_A_CALL, Batch, Hits, Outcome, Watermark, shard_of
-from hitledger.errors import JournalError
+from hitledger.errors import DamagedHeaderError, JournalError
 from hitledger.host import Host
 from hitledger.journal import (
     ENCODED,
     HEADER_BYTES,
+    JOURNAL_NAME,
     OVERSIZED_KIND,
     PATH,
     SUFFIX,
@@ -44,6 +46,8 @@ SLICE_RECORDS = 4096
 SMALL_SLICE_RECORDS = MOST_URLS_A_CALL // 2
 """... or this few, where most are different, so that a slice always fits into a call."""
 URL_CACHE_ENTRIES = 50_000
+NEVER = sys.maxsize
+"""Where a shard stands that takes nothing more of a file."""
 
 
 @dataclass
@@ -108,14 +112,27 @@ class Follower:
         self._host = host
         self._fd = host.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            if read_header(host, self._fd).name != self.name and not any_name:
-                raise JournalError(f"The journal file {path.name} has another file's header.")
-        except JournalError:
+            self._check_header(any_name=any_name)
+        except (JournalError, OSError):
             host.close(self._fd)
             raise
         self.shards: list[ShardProgress] = []
+        self.mismatch = ""
+        """Why some shards' watermarks are not of this file; nothing more of it goes to those shards."""
         self._checked = (HEADER_BYTES, 0)
         self.confirmed_at: float | None = None
+
+    def _check_header(self, *, any_name: bool) -> None:
+        try:
+            name = read_header(self._host, self._fd).name
+        except DamagedHeaderError as error:
+            # Its records vouch for themselves, and its name is known.
+            if not JOURNAL_NAME.fullmatch(self.name):
+                raise
+            log.error("journal file %s is read without its header: %s", self.path.name, error.message)  # noqa: TRY400
+            return
+        if name != self.name and not any_name:
+            raise JournalError(f"The journal file {self.path.name} has another file's header.")
 
     def close(self) -> None:
         """Close the file."""
@@ -133,8 +150,11 @@ class Follower:
 
     @property
     def lost(self) -> int:
-        """Hits that the file's writer could not journal."""
-        return read_header(self._host, self._fd).lost
+        """Hits that the file's writer could not journal; 0 where the header is damaged."""
+        try:
+            return read_header(self._host, self._fd).lost
+        except DamagedHeaderError:
+            return 0
 
     @property
     def has_untold_losses(self) -> bool:
@@ -155,21 +175,30 @@ class Follower:
     def look(self, marks: Sequence[Watermark | None]) -> None:
         """Take over the watermarks that the ledger has.
 
+        A shard whose watermark lies on bytes that the file does not have takes nothing more of
+        it; the others go on. `mismatch` says why.
+
         Raises:
-            JournalError: the file does not hold the bytes that were posted under its name.
+            JournalError: no shard's watermark is of this file.
         """
-        known = self.shards
-        self.shards = []
+        shards, mismatch = [], ""
         for shard, mark in enumerate(marks):
-            old = known[shard] if shard < len(known) else None
-            if old and old.mark == mark:
-                self.shards.append(old)
+            old = self.shards[shard] if self.shards else None
+            if old and old.mark == mark and old.clean != NEVER:
+                shards.append(old)
                 continue
             if old and old.mark and (mark is None or mark.offset < old.mark.offset):
                 log.warning("the ledger fell back behind what was posted of %s; posting it again", self.name)
                 self.confirmed_at = None
-            crc = self._check(mark) if mark else 0
-            self.shards.append(ShardProgress(mark, mark.offset if mark else HEADER_BYTES, crc))
+            try:
+                crc = self._check(mark) if mark else 0
+                shards.append(ShardProgress(mark, mark.offset if mark else HEADER_BYTES, crc))
+            except JournalError as error:
+                mismatch = error.message
+                shards.append(ShardProgress(mark, NEVER, 0))
+        self.shards, self.mismatch = shards, mismatch
+        if all(shard.clean == NEVER for shard in shards):
+            raise JournalError(mismatch)
 
     def _check(self, mark: Watermark) -> int:
         offset, crc = self._checked

@@ -14,6 +14,7 @@ files that old which it does not know.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Collection, Sequence
@@ -71,17 +72,16 @@ class Housekeeper:
         """Confirm, hold and delete; return those whose files are gone now. Raises LedgerError."""
         finished: list[Follower] = []
         held_bytes = sum(each.size for each in followers if each.confirmed_at is not None)
+        # What is held must leave room below the cap for what is still to come.
+        most_bytes = min(self._settings.journal_hold_bytes, self._settings.journal_cap_bytes // 2)
         for follower in followers:
-            if not follower.shards:
-                continue
-            with follower.writer_gone() as gone:
-                if not gone or follower.posted < follower.size:
-                    continue
-                crowded = held_bytes > self._settings.journal_hold_bytes
-                if self._is_held_enough(follower, crowded=crowded):
+            crowded = held_bytes > most_bytes
+            try:
+                if follower.shards and not follower.mismatch and self._close_if_over(follower, crowded=crowded):
                     held_bytes -= follower.size
-                    self._close(follower)
                     finished.append(follower)
+            except OSError as error:
+                log.error("journal file %s cannot be closed now: %s", follower.name, error)  # noqa: TRY400
         self._heal()
         self._retire()
         return finished
@@ -98,6 +98,13 @@ class Housekeeper:
     def look_again(self) -> None:
         """Look for losses at the next round: the ledger may have fallen back."""
         self._healed_at = float("-inf")
+
+    def _close_if_over(self, follower: Follower, *, crowded: bool) -> bool:
+        with follower.writer_gone() as gone:
+            over = gone and follower.posted >= follower.size and self._is_held_enough(follower, crowded=crowded)
+            if over:
+                self._close(follower)
+            return over
 
     def _is_held_enough(self, follower: Follower, *, crowded: bool) -> bool:
         """Confirm a file that is all posted, and tell whether it has been held for long enough since."""
@@ -123,8 +130,17 @@ class Housekeeper:
     def _close(self, follower: Follower) -> None:
         stub = follower.path.with_suffix(CLOSED_SUFFIX)
         text = "".join(f"{shard.mark.encode()}\n" for shard in follower.shards if shard.mark)
-        write_durably(self._host, stub, text.encode())
-        self._host.unlink(follower.path)
+        try:
+            write_durably(self._host, stub, text.encode())
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._delete(follower.path)  # it makes the room for its own stub
+            write_durably(self._host, stub, text.encode())
+        self._delete(follower.path)
+
+    def _delete(self, path: Path) -> None:
+        self._host.unlink(path)
         self._host.sync_directory(self._directory)
 
     def _heal(self) -> None:
@@ -190,7 +206,7 @@ def write_durably(host: Host, path: Path, data: bytes) -> None:
     fd = host.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         if host.write(fd, data) != len(data):
-            raise OSError(28, "no room for a closed file's stub")
+            raise OSError(errno.ENOSPC, "no room for a closed file's stub")
         host.fsync(fd)
     finally:
         host.close(fd)

@@ -151,7 +151,7 @@ class JournalWriter:
     def maintain(self) -> None:
         """Sync what is due and hold the journal's cap; called every 100 ms from the background."""
         with self._lock:
-            self._tell()
+            self._tell_in_some_file()
             self._leave_if_old_or_unnamed()
             # First what may fail: without a descriptor to spare, all of it waits for the next time.
             current = self._host.dup(self._fd) if self._fd >= 0 and self._dirty and self._interval else -1
@@ -167,6 +167,7 @@ class JournalWriter:
     def close(self) -> None:
         """Sync and leave the current file; a later hit opens a new one."""
         with self._lock:
+            self._tell_in_some_file()
             self._move_on()
         self.maintain()
 
@@ -229,6 +230,12 @@ class JournalWriter:
         self._untold += 1
         self._tell()
 
+    def _tell_in_some_file(self) -> None:
+        if self._untold and self._tally_fd < 0 and self.writable:
+            with suppress(OSError):
+                self._open()
+        self._tell()
+
     def _tell(self) -> None:
         """Write down the losses that no file's header tells yet, each in one header only."""
         if self._untold and self._tally_fd >= 0:
@@ -285,7 +292,8 @@ class JournalWriter:
             log.error("a journal file could not be synced: %s", error)  # noqa: TRY400 - a state, not a crash
             return False
         finally:
-            self._host.close(fd)
+            with suppress(OSError):
+                self._host.close(fd)
         return True
 
     def _hold_cap(self) -> None:
@@ -296,6 +304,11 @@ class JournalWriter:
         with self._lock:
             if over and not self._over_cap and self._fd >= 0:
                 self._seal("the journal's cap is reached")
+                # A file without hits keeps the tally, so that this one can be posted and deleted.
+                with suppress(OSError):
+                    self._open()
+                    self._retired.append(self._fd)
+                    self._fd = -1
             self._over_cap = over
 
     def _after_fork_in_child(self) -> None:

@@ -67,6 +67,7 @@ class Poster:
     def _reset(self) -> None:
         self._followers: dict[str, Follower] = {}
         self._set_aside: set[str] = set()
+        self._troubled: set[str] = set()
         self._mutex = threading.Lock()
         self._lock_fd = -1
         self._token = self._host.random_hex(8).encode()
@@ -175,31 +176,57 @@ class Poster:
                 new = True
             except FileNotFoundError:
                 continue
-            except (JournalError, OSError) as error:
+            except OSError as error:
+                self._have_trouble(name, error)
+            except JournalError as error:
                 self._set_aside.add(name)
                 log.error("journal file %s is left alone: %s", name, error)  # noqa: TRY400 - a state, not a crash
         return new
+
+    def _have_trouble(self, name: str, error: OSError) -> None:
+        """Say once that a file cannot be read now; it is tried again each round, and holds no other file up."""
+        if name not in self._troubled:
+            self._troubled.add(name)
+            log.error("journal file %s cannot be read: %s", name, error)
 
     def _look(self) -> None:
         found = self._store.watermarks([follower.name for follower in self._followers.values()])
         for name, follower in list(self._followers.items()):
             try:
                 follower.look(found[follower.name])
+            except OSError as error:
+                self._have_trouble(name, error)
             except JournalError as error:
                 self._quarantine(name, str(error))
         self._looked_at = self._host.monotonic()
 
     def _post_files(self) -> None:
-        for follower in list(self._followers.values()):
-            with follower.writer_gone() as gone:
-                target = follower.size
-            while follower.path.name in self._followers and follower.posted < target:
-                taken = follower.take(ended=gone)
-                if taken is None:
-                    break
-                self._post(follower, taken)
-            if follower.path.name in self._followers and follower.has_untold_losses:
-                self._housekeeper.bring_to_end(follower)
+        for name, follower in list(self._followers.items()):
+            try:
+                if follower.shards:
+                    self._post_file(follower)
+                    self._troubled.discard(name)
+            except OSError as error:
+                self._have_trouble(name, error)
+
+    def _post_file(self, follower: Follower) -> None:
+        with follower.writer_gone() as gone:
+            target = follower.size
+        # A writer that goes on in such a file moves on to another once this one is set aside.
+        while (gone or not follower.mismatch) and self._follows(follower) and follower.posted < target:
+            taken = follower.take(ended=gone)
+            if taken is None:
+                break
+            self._post(follower, taken)
+        if not self._follows(follower):
+            return
+        if follower.mismatch:
+            self._quarantine(follower.path.name, follower.mismatch)
+        elif follower.has_untold_losses:
+            self._housekeeper.bring_to_end(follower)
+
+    def _follows(self, follower: Follower) -> bool:
+        return follower.path.name in self._followers
 
     def _post(self, follower: Follower, taken: Taken) -> None:
         batches = follower.batches(taken)
