@@ -13,7 +13,8 @@ import pytest
 from hitledger import housekeeping, journal
 from hitledger.entries import Watermark
 from hitledger.host import Host
-from hitledger.housekeeping import CLOSED_SUFFIX
+from hitledger.housekeeping import CLOSED_SUFFIX, write_durably
+from hitledger.journal import NEW_SUFFIX
 from hitledger.posting import Poster
 from hitledger.settings import Settings
 from tests.books import Books
@@ -140,6 +141,18 @@ def test_a_stub_that_cannot_be_read_says_nothing(books: Books) -> None:
     fresh.poster.round()
     assert lost(books) == 0
     fresh.close()
+
+
+def test_a_stub_that_was_not_finished_says_nothing(books: Books) -> None:
+    """Whoever was killed while making a stub left half of one behind: it is no file of its own, and goes in time."""
+    books.note(b"/a")
+    books.poster.post_now()
+    (path,) = books.files()
+    write_durably(Host(), path.with_suffix(CLOSED_SUFFIX), b"900 5 00000000 0 0\n")
+    (stub,) = books.settings.journal_dir.glob(f"*{CLOSED_SUFFIX}")
+    stub.rename(stub.with_name(stub.name + NEW_SUFFIX))
+    books.poster.round()
+    assert lost(books) == 0
 
 
 def test_a_gap_is_only_what_the_ledger_lacks() -> None:

@@ -27,6 +27,7 @@ from hitledger.entries import Batch, Outcome, Watermark
 from hitledger.errors import LedgerError
 from hitledger.follower import Follower
 from hitledger.host import Host
+from hitledger.journal import NEW_SUFFIX
 from hitledger.settings import Settings
 
 log = logging.getLogger("hitledger.posting")
@@ -174,9 +175,10 @@ class Housekeeper:
         floor_seconds = max(0.0, min(self._host.now(), self._store.now()) - KEEP_SECONDS)
         floor = f"{int(floor_seconds * 1_000_000):016x}"
         self._store.retire(floor)
-        for path, _ in self._host.files(self._directory, CLOSED_SUFFIX):
-            if path.name < floor:
-                self._host.unlink(path)
+        for suffix in (CLOSED_SUFFIX, NEW_SUFFIX):
+            for path, _ in self._host.files(self._directory, suffix):
+                if path.name < floor:
+                    self._host.unlink(path)
         self._retired_at = now
 
 
@@ -202,7 +204,7 @@ def read_stub(host: Host, path: Path) -> list[Watermark]:
 
 def write_durably(host: Host, path: Path, data: bytes) -> None:
     """Write a small file whole and durable, or not at all. Raises OSError."""
-    new = path.with_name(f".new-{path.name}")
+    new = path.with_name(path.name + NEW_SUFFIX)
     fd = host.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         if host.write(fd, data) != len(data):

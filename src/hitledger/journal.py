@@ -47,6 +47,8 @@ HEADER_BYTES = 256
 TALLY_OFFSET = 192
 TALLY_DIGITS = 20
 SUFFIX = ".journal"
+NEW_SUFFIX = ".new"
+"""Files that are being made; whoever was killed meanwhile left one behind."""
 
 PATH = b"h"
 """Kind of a record that holds a path as it came."""
@@ -248,7 +250,7 @@ class JournalWriter:
         host = self._host
         host.make_directory(self._directory)
         name = f"{int(max(0.0, self._now()) * 1_000_000):016x}-{host.random_hex(16)}"
-        new = self._directory / f".new-{name}"
+        new = self._directory / (name + NEW_SUFFIX)
         path = self._directory / (name + SUFFIX)
         fds: list[int] = []
         try:
