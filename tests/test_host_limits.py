@@ -1,0 +1,250 @@
+"""The limits of the host, with real disks and real descriptors: the application answers, and the balance tells."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from werkzeug.test import Client
+
+from hitledger import CountHits, journal
+from hitledger.audit import audit
+from hitledger.counting import HitCounter
+from hitledger.errors import LedgerError
+from hitledger.host import Host
+from hitledger.journal import JournalWriter
+from hitledger.ledger import LedgerStore
+from hitledger.posting import Poster
+from hitledger.settings import Settings
+from tests.books import Books, counts_of
+from tests.proxy import Proxy
+from tests.support import Valkey, wait_until
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+LONG = "/" + "x" * 999
+MOST_REQUESTS = 20_000
+
+
+def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    """Answer everything."""
+    del environ
+    start_response("200 OK", [])
+    return [b"answered"]
+
+
+@dataclass
+class Counted:
+    """An application that counts, and what it was asked."""
+
+    settings: Settings
+    counter: HitCounter
+    asked: int = 0
+
+    def ask(self, times: int = 1) -> None:
+        """Send requests; each must be answered."""
+        client = Client(CountHits(application, self.counter))
+        for _ in range(times):
+            assert client.get(LONG).status_code == 200
+            self.asked += 1
+
+    def ask_until(self, is_enough: Callable[[], bool]) -> None:
+        """Send requests until something has happened."""
+        while not is_enough():
+            self.ask()
+            assert self.asked < MOST_REQUESTS
+
+    def lose(self, hits: int) -> None:
+        """Send requests until so many more hits are lost."""
+        until = self.counter.journal.lost + hits
+        self.ask_until(lambda: self.counter.journal.lost >= until)
+
+    def recover(self) -> None:
+        """Wait until hits are journalled again."""
+        before = self.counter.journal.lost
+        wait_until(lambda: self.counter.journal.writable)
+        self.ask(20)
+        assert self.counter.journal.lost == before
+
+    def check(self) -> None:
+        """See that all that was asked is posted or known to be lost, and that the books agree."""
+        lost = self.counter.journal.lost
+        self.counter.journal.close()
+        wait_until(lambda: posts(self.counter))
+        report = audit(self.settings, self.counter.store)
+        assert report.differences == []
+        assert report.balance == {
+            "received": self.asked, "posted": self.asked - lost, "pending": 0, "refused": 0, "lost": lost,
+        }  # fmt: skip
+
+
+def posts(counter: HitCounter) -> bool:
+    """Post what there is; tell whether the ledger took it."""
+    with suppress(LedgerError):
+        counter.post_now()
+        return True
+    return False
+
+
+@contextmanager
+def counted(settings: Settings) -> Iterator[Counted]:
+    """An application that counts by these settings."""
+    counter = HitCounter(settings, LedgerStore(settings))
+    Client(CountHits(application, counter)).get("/livez")  # what the client needs is imported, and nothing counted
+    yield Counted(settings, counter)
+    counter.stop()
+
+
+@contextmanager
+def disk(kind: str, folder: Path) -> Iterator[None]:
+    """A file system of a few hundred kilobytes on a folder; the test is skipped where none can be had."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image = folder.with_suffix(".image")
+    if kind == "ext4":
+        with image.open("wb") as file:
+            file.truncate(768 * 1024)
+        mount = ["mount", "-o", "loop", str(image), str(folder)]
+        if not shutil.which("mkfs.ext4"):
+            pytest.skip("there is no mkfs.ext4 here")
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-b", "1024", "-O", "^has_journal", str(image)], check=True)
+    else:
+        mount = ["mount", "-t", kind, "-o", "size=256k", "none", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+def test_a_full_disk_costs_what_the_balance_says(settings: Settings, kind: str) -> None:
+    """While the journal's disk is full, requests are answered and tallied as lost; with room again, they count."""
+    with disk(kind, settings.data_dir):
+        ballast = settings.data_dir / "ballast"
+        ballast.write_bytes(bytes(100_000))
+        with counted(settings) as service:
+            service.lose(25)
+            ballast.unlink()
+            service.recover()
+            service.check()
+
+
+def test_a_disk_that_turns_read_only_costs_what_the_balance_says(settings: Settings) -> None:
+    """A file system that the kernel makes read-only stops journalling, not answering, and what is on it is posted."""
+    with disk("ext4", settings.data_dir), counted(settings) as service:
+        service.ask(30)
+        done = subprocess.run(["mount", "-o", "remount,abort", str(settings.data_dir)], check=False)
+        if done.returncode:
+            pytest.skip("this kernel has no remount,abort")
+        service.lose(25)
+        service.counter.post_now()
+        assert counts_of(service.counter.store) == {LONG: service.asked - service.counter.journal.lost}
+        with disk("tmpfs", settings.data_dir):
+            service.recover()
+            service.check()
+
+
+@pytest.fixture
+def no_descriptors() -> Iterator[Callable[[], None]]:
+    """A function that leaves this process no descriptor to spare, until the test ends or calls it again."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def turn() -> None:
+        if resource.getrlimit(resource.RLIMIT_NOFILE) != limits:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            return
+        free = os.open(os.devnull, os.O_RDONLY)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+
+    yield turn
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("asked_before", [0, 2])
+def test_no_descriptor_to_spare(settings: Settings, no_descriptors: Callable[[], None], asked_before: int) -> None:
+    """Where no file can be opened, requests are answered, and the balance tells what was lost, no more and no less."""
+    with counted(replace(settings, journal_file_bytes=4096)) as service:
+        service.ask(asked_before)
+        no_descriptors()
+        service.lose(25)
+        no_descriptors()
+        service.recover()
+        service.check()
+
+
+def test_the_journals_cap_while_the_ledger_is_away(settings: Settings, valkey: Valkey) -> None:
+    """At its cap the journal takes no more; once the ledger is back, all of it is posted and it goes on by itself."""
+    with Proxy(valkey.socket) as proxy:
+        away = replace(settings, redis_url=proxy.url, journal_cap_bytes=65536)
+        proxy.refuse()
+        with counted(away) as service:
+            service.lose(100)
+            proxy.heal()
+            service.recover()
+            service.check()
+
+
+class SteppingHost(Host):
+    """The real machine, with a clock that a test sets."""
+
+    def __init__(self, at: float) -> None:
+        self.at = at
+        self.now = lambda: self.at
+
+
+def test_a_clock_that_steps(settings: Settings) -> None:
+    """Whatever the clock says, a hit counts once; forwards, backwards, or beyond what a record can hold."""
+    day = 86_400.0
+    host = SteppingHost(1_700_000_000)
+    store = LedgerStore(settings)
+    poster = Poster(settings, store, host=host)
+    asked = 0
+    for step in (0, 3600, -7200, 30 * day, -20 * day, 140 * 365 * day, -140 * 365 * day, 1):
+        host.at += step
+        writer = JournalWriter(settings.journal_dir, host=host)
+        for _ in range(3):
+            assert writer.append(journal.PATH, b"/a")
+            asked += 1
+        poster.round()
+        host.at -= 1800
+        assert writer.append(journal.PATH, b"/a")
+        asked += 1
+        writer.close()
+        poster.round()
+    assert counts_of(store) == {"/a": asked}
+    assert audit(settings, store).differences == []
+    poster.close()
+    store.close()
+
+
+def test_a_clone_of_the_data_folder_doubles_nothing(settings: Settings) -> None:
+    """Two machines that go on from one disk image, half of it posted, count each hit of either once."""
+    first = Books(settings)
+    first.note(b"/before", b"/before")
+    first.poster.post_now()
+    first.note(b"/between")
+    copied = settings.data_dir.with_name("copy")
+    shutil.copytree(settings.data_dir, copied)
+    second = Books(replace(settings, data_dir=copied))
+    for books, path in ((first, b"/first"), (second, b"/second")):
+        books.note(path)
+    second.poster.post_now()
+    first.poster.post_now()
+    second.poster.round()
+    first.poster.round()
+    assert first.counts() == {"/before": 2, "/between": 1, "/first": 1, "/second": 1}
+    assert first.store.totals().requests == 5
+    second.close()
+    first.close()
