@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,10 @@ from hitledger.supervision import die_with
 from hitledger.web import create_app
 
 BACKLOG_CONNECTIONS = 2048
+MOST_CONNECTIONS = 16_384
+"""Open connections that a worker takes, idle ones included; more wait in the backlog."""
+SPARE_DESCRIPTORS = 256
+"""What a worker keeps of its descriptors for the journal, the ledger and its libraries."""
 ANSWER_SECONDS = 3
 """How long requests that are being answered may take after SIGTERM."""
 PACKAGE = Path(__file__).parent
@@ -52,6 +57,9 @@ def run_web(settings: Settings, *, dev: bool = False) -> None:
         http=HTTPModes.http1,
         websockets=False,
         backlog=BACKLOG_CONNECTIONS,
+        # A connection counts although it is idle: Granian's own default, the backlog's part of
+        # each worker, lets some thousand idle ones shut everybody else out.
+        backpressure=most_connections(),
         # Its warnings are about numbers of threads and processes, which are settings here.
         log_level=LogLevels.error,
         log_dictconfig=OUR_LOGGING,
@@ -64,6 +72,20 @@ def run_web(settings: Settings, *, dev: bool = False) -> None:
         server.serve(target_loader=partial(load_app, settings, os.getpid()), wrap_loader=False)
     finally:
         post_what_is_left(settings)
+
+
+def most_connections() -> int:
+    """Allow this process and its workers the descriptors that they may need; return the connections for each.
+
+    Connections never take the last descriptors: without one, the journal could not go on to its next file.
+    """
+    most = MOST_CONNECTIONS + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        soft = most if hard == resource.RLIM_INFINITY else min(hard, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    room = most if soft == resource.RLIM_INFINITY else min(soft, most)
+    return max(1, room - SPARE_DESCRIPTORS)
 
 
 def load_app(settings: Settings, parent: int) -> Flask:

@@ -1,0 +1,100 @@
+"""Those who ask for too much: endless URLs, idle and slow connections. Memory stays bounded, others are served."""
+
+from __future__ import annotations
+
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hitledger import journal
+from hitledger.audit import audit
+from hitledger.paths import OVERFLOW, OVERSIZED, UNMATCHED
+from hitledger.settings import Settings
+from hitledger.webserver import MOST_CONNECTIONS, SPARE_DESCRIPTORS, most_connections
+from tests.books import Books
+from tests.storm.service import Service
+from tests.support import wait_until
+
+CAP = 300
+
+
+@pytest.fixture(params=[1, 4], ids=["one shard", "four shards"])
+def books(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Books]:
+    """Books with a low cap on distinct URLs."""
+    books = Books(replace(settings, shards=request.param, max_urls=CAP))
+    yield books
+    books.close()
+
+
+def test_the_cap_is_exact_and_the_lines_add_up(books: Books) -> None:
+    """URLs within the cap, unmatched, oversized and overflowing hits add up to what was received."""
+    for number in range(2000):
+        books.note(b"/api/%d" % (number * 7919 % 1000))
+        books.journal.append(journal.UNMATCHED_KIND, b"")
+        if number % 2:
+            books.journal.append(journal.OVERSIZED_KIND, b"")
+        if number % 500 == 0:
+            books.poster.post_now()
+    books.poster.post_now()
+    totals = books.store.totals()
+    in_urls = sum(books.counts().values())
+    assert totals.urls == len(books.counts()) == CAP
+    assert totals.lines == {UNMATCHED: 2000, OVERSIZED: 1000, OVERFLOW: 2000 - in_urls}
+    assert in_urls == 2 * CAP
+    assert totals.requests == 5000
+    assert audit(books.settings, books.store).differences == []
+
+
+def test_the_cap_costs_one_look_a_batch(books: Books) -> None:
+    """How many URLs there are is asked once a script call, not once a hit, below the cap and beyond it."""
+    client = books.store.reader(0)
+    books.poster.post_now()
+    client.config_resetstat()
+    for start in (0, 5000):
+        books.note(*[b"/api/%d" % number for number in range(start, start + 5000)])
+        books.poster.post_now()
+    calls = client.info("commandstats")
+    assert calls["cmdstat_zcard"]["calls"] <= calls["cmdstat_evalsha"]["calls"] < 200
+
+
+def test_connections_leave_descriptors_for_the_journal() -> None:
+    """However few descriptors there are, a worker keeps some that connections cannot take."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = most_connections()
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(most + SPARE_DESCRIPTORS, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert 0 < most <= MOST_CONNECTIONS
+
+
+def is_answered(port: int) -> bool:
+    """Tell whether a new client gets its answer."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(b"GET /api/fine/ HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        return connection.recv(64).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("idle", "slow"), [(2500, 50), pytest.param(10_000, 200, marks=pytest.mark.slow)], ids=["some", "very many"]
+)
+def test_idle_and_slow_connections_shut_nobody_out(short_path: Path, idle: int, slow: int) -> None:
+    """With more idle connections than the server's backlog, and slow ones beside them, others are served."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] != resource.RLIM_INFINITY and limits[1] < idle + slow + 500:
+        pytest.skip(f"no process may have more than {limits[1]} descriptors here")
+    with ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], idle + slow + 500), limits[1]))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        service = Service(short_path, workers=1)
+        stack.callback(service.close)
+        for number in range(idle + slow):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", service.settings.port), timeout=20))
+            if number >= idle:
+                connection.sendall(b"GET /api/slow/ HTTP/1.1\r\nX-Slow: ")
+        for _ in range(20):
+            assert is_answered(service.settings.port)
+        wait_until(lambda: service.booked() == 20)
