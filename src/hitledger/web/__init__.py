@@ -14,6 +14,7 @@ from hitledger.report import Reports
 from hitledger.settings import Settings
 from hitledger.testrun.runs import Runs
 from hitledger.web.api import AnythingConverter, api_blueprint
+from hitledger.web.dashboard import dashboard_blueprint
 from hitledger.web.docs import docs_blueprint
 from hitledger.web.health import health_api
 from hitledger.web.problems import Problem, install_problems, validation_failed
@@ -60,6 +61,7 @@ def build_app(services: Services) -> Flask:
     install_request_checks(app, services.settings)
     install_problems(app)
     app.register_blueprint(docs_blueprint(app))
+    app.register_blueprint(dashboard_blueprint(services))
     for blueprint in (api_blueprint(), stats_api(services), runs_api(services), health_api(services)):
         app.register_api(blueprint)
     app.wsgi_app = CountHits(app.wsgi_app, services.counter)  # type: ignore[method-assign] # as Flask's docs do

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from hitledger.counting import HitCounter
 from hitledger.ledger import LedgerStore
@@ -20,3 +21,5 @@ class Services:
     counter: HitCounter
     reports: Reports
     runs: Runs
+    memory: dict[str, Any] = field(default_factory=dict)
+    """What endpoints remember of earlier requests, in this process."""

@@ -1,0 +1,157 @@
+"use strict";
+// Keeps the pages up to date. Whatever comes from a path goes into text nodes, never into markup.
+const number = new Intl.NumberFormat();
+const find = (selector) => document.querySelector(selector);
+
+function localTimes() {
+  for (const each of document.querySelectorAll("time[datetime]")) showTime(each, each.dateTime);
+}
+
+function showTime(element, text) {
+  const moment = new Date(text);
+  if (Number.isNaN(moment.getTime())) return;
+  element.dateTime = text;
+  element.textContent = moment.toLocaleString();
+}
+
+function cell(text, name) {
+  const td = document.createElement("td");
+  if (name) td.className = name;
+  td.textContent = text;
+  return td;
+}
+
+function nameCell(row, width) {
+  const td = document.createElement("td");
+  td.className = "url";
+  const bdi = document.createElement("bdi");
+  bdi.textContent = row.name;
+  if (width === 3 && row.is_section) {
+    const address = new URL(location.href);
+    address.searchParams.set("prefix", row.name);
+    address.searchParams.set("group", String(row.name.split("/").length - 1));
+    address.searchParams.delete("cursor");
+    const link = document.createElement("a");
+    link.href = address.pathname + address.search;
+    link.append(bdi);
+    td.append(link);
+  } else {
+    td.append(bdi);
+  }
+  return td;
+}
+
+function showRows(body, rows) {
+  const width = Number(body.dataset.width);
+  const fresh = rows.map((row) => {
+    const tr = document.createElement("tr");
+    tr.append(
+      cell(number.format(row.rank), "number"), nameCell(row, width), cell(number.format(row.requests), "number"),
+      cell(row.share, "number"), cell(number.format(width === 3 ? row.urls : row.recent), "number"));
+    return tr;
+  });
+  // Rows stay where they are unless their text changed, so that nothing flickers or loses the focus.
+  fresh.forEach((tr, index) => {
+    const old = body.rows[index];
+    if (!old) body.append(tr);
+    else if (old.textContent.replace(/\s/g, "") !== tr.textContent.replace(/\s/g, "")) old.replaceWith(tr);
+  });
+  while (body.rows.length > fresh.length && fresh.length) body.deleteRow(-1);
+}
+
+function showBalance(balance) {
+  const box = find("#balance");
+  for (const each of box.querySelectorAll("[data-balance]")) {
+    each.textContent = number.format(balance[each.dataset.balance]);
+  }
+  box.classList.toggle("wrong", balance.lost > 0 || balance.set_aside > 0);
+  box.classList.toggle("away", !balance.reachable);
+  box.querySelector("[data-state]").textContent = balance.reachable
+    ? "The ledger answers." : "The ledger is away: these are the last figures known.";
+}
+
+const rates = [];
+let last = null;
+
+function showRate(content) {
+  const at = Date.parse(content.as_of);
+  if (last && at > last.at && content.total_requests >= last.total) {
+    rates.push((content.total_requests - last.total) * 1000 / (at - last.at));
+    if (rates.length > 60) rates.shift();
+    const most = Math.max(1, ...rates);
+    find("[data-rate]").textContent = number.format(Math.round(rates[rates.length - 1]));
+    find("[data-spark] polyline").setAttribute(
+      "points", rates.map((rate, index) => `${index * 2},${(23 - 22 * rate / most).toFixed(1)}`).join(" "));
+    find(".rate").hidden = false;
+  }
+  last = {at, total: content.total_requests};
+}
+
+async function update() {
+  const answer = await fetch("/live/" + location.search, {headers: {Accept: "application/json"}});
+  if (!answer.ok) return;
+  const content = await answer.json();
+  showBalance(content.balance);
+  if (!content.rows || content.error) return;
+  const section = new URLSearchParams(location.search).get("prefix");
+  if (!section) {
+    find("[data-total]").textContent = number.format(content.total_requests);
+    if (content.total_urls !== null) find("[data-urls]").textContent = number.format(content.total_urls);
+  }
+  showTime(find("[data-asof]"), content.as_of);
+  showRows(find("[data-rows]"), content.rows);
+  showRate(content);
+}
+
+async function keepUpdating() {
+  // One request at a time, and none while nobody looks.
+  for (;;) {
+    if (!document.hidden) await update().catch(() => {});
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+}
+
+function showRun(run) {
+  find("#run").hidden = false;
+  find("#run progress").value = run.sent / run.requested;
+  const rate = run.requests_per_second ? `, ${number.format(Math.round(run.requests_per_second))} requests/s` : "";
+  const latency = run.latency_ms ? `; p50 ${run.latency_ms.p50} ms, p99 ${run.latency_ms.p99} ms` : "";
+  find("[data-run]").textContent =
+    `${run.status}: ${number.format(run.sent)} of ${number.format(run.requested)}, ` +
+    `${number.format(run.failed)} failed${rate}${latency}${run.error ? ". " + run.error : ""}`;
+}
+
+async function tryRun(event) {
+  event.preventDefault();
+  const button = find("#try button");
+  const cancel = find("[data-cancel]");
+  button.disabled = true;
+  try {
+    const answer = await fetch(`/test/${encodeURIComponent(event.target.n.value)}/`,
+      {method: "POST", headers: {Prefer: "respond-async"}});
+    let run = await answer.json();
+    if (!answer.ok) {
+      find("#run").hidden = false;
+      find("[data-run]").textContent = run.detail;
+      return;
+    }
+    cancel.hidden = false;
+    cancel.onclick = () => fetch(`/test/runs/${run.id}/`, {method: "DELETE"});
+    while (run.status === "queued" || run.status === "running") {
+      showRun(run);
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      run = await (await fetch(`/live/runs/${run.id}/`)).json();
+    }
+    showRun(run);
+  } finally {
+    button.disabled = false;
+    cancel.hidden = true;
+  }
+}
+
+localTimes();
+if (find("#live[data-live=on]")) keepUpdating();
+if (find("#try")) {
+  find("#try").hidden = false;
+  find("#try").addEventListener("submit", tryRun);
+}

@@ -1,0 +1,121 @@
+"""The dashboard: what the report says, as pages that hostile paths cannot turn against their reader."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+
+from hitledger.settings import Settings
+from hitledger.web import create_app
+from tests.support import Valkey
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[FlaskClient]:
+    """A client of a service with a ledger."""
+    app = create_app(settings)
+    yield app.test_client()
+    app.extensions["hitledger"].counter.stop()
+
+
+def test_the_first_page_lists_the_hottest_urls(client: FlaskClient) -> None:
+    """Without any script: rows in order with their numbers, and how to go on."""
+    for path, times in (("/api/hot/", 3), ("/api/cold/", 1)):
+        for _ in range(times):
+            client.get(path)
+    text = client.get("/").get_data(as_text=True)
+    assert text.index("/api/hot/") < text.index("/api/cold/")
+    assert "75.0 %" in text
+    assert "as of" in text
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/<script>alert(1)</script>/", '/api/"onload="x/', "/api/\u202ex/", "/api/" + "x" * 2000, "/api/😀/"]
+)
+def test_hostile_paths_are_text(client: FlaskClient, path: str) -> None:
+    """Markup, quotes, marks that turn the reading direction and long texts are shown escaped."""
+    client.get(path)
+    for address in ("/", "/?prefix=/api/&group=2", "/live/", f"/?search={path[5:20]}"):
+        text = client.get(address).get_data(as_text=True)
+        assert "<script>alert" not in text
+        assert '"onload="' not in text
+        assert "\u202e" not in text
+
+
+def test_no_script_but_ours_may_run(client: FlaskClient) -> None:
+    """A strict policy, and nothing inline that it would have to allow."""
+    for address in ("/", "/runs/"):
+        answer = client.get(address)
+        policy = answer.headers["Content-Security-Policy"]
+        assert "unsafe" not in policy
+        assert "default-src 'none'" in policy
+        text = answer.get_data(as_text=True)
+        assert not re.search(r"<script(?! src=)|\son\w+=|\sstyle=", text)
+
+
+def test_a_wrong_parameter_is_said_on_the_page(client: FlaskClient) -> None:
+    """A mistyped address is a page that says so, with what can be asked instead."""
+    answer = client.get("/?limit=0")
+    assert answer.status_code == 422
+    assert "limit: " in answer.get_data(as_text=True)
+
+
+def test_sections_can_be_walked_down(client: FlaskClient) -> None:
+    """A section links to the one below it, and the way back is in the crumbs."""
+    client.get("/api/shop/tools/")
+    text = client.get("/?prefix=/api/&group=2").get_data(as_text=True)
+    assert "prefix=%2Fapi%2Fshop%2F" in text
+    below = client.get("/?prefix=/api/shop/&group=3").get_data(as_text=True)
+    assert "/api/shop/tools/" in below
+    assert 'aria-label="Section"' in below
+
+
+def test_further_pages_go_on_with_the_rank(client: FlaskClient) -> None:
+    """The next page begins where this one ended, and no row is on both."""
+    for number in range(40):
+        client.get(f"/api/{number:02}/")
+    text = client.get("/").get_data(as_text=True)
+    found = re.search(r'<a href="([^"]+)" rel="next"', text)
+    assert found
+    following = client.get(found.group(1).replace("&amp;", "&")).get_data(as_text=True)
+    assert '<td class="number">26</td>' in following
+    first, second = (set(re.findall(r"<bdi>([^<]+)", each)) for each in (text, following))
+    assert not first & second
+
+
+def test_looking_does_not_count(client: FlaskClient) -> None:
+    """The pages' own polling and files leave no trace; opening the page itself is a request."""
+    client.get("/live/")
+    client.get("/static/dashboard.js").close()
+    assert json.loads(client.get("/stats/").get_data())["total_requests"] == 0
+    client.get("/")
+    assert json.loads(client.get("/stats/").get_data())["urls"][0]["requests"] == 1
+
+
+def test_a_ledger_that_is_away_is_said_with_the_last_figures(settings: Settings) -> None:
+    """Never zeros: the last page that could be read, and a word that it is old."""
+    with tempfile.TemporaryDirectory(prefix="hitledger-") as directory:
+        server = Valkey(Path(directory))
+        app = create_app(replace(settings, redis_url=server.url))
+        client = app.test_client()
+        client.get("/api/kept/")
+        assert "/api/kept/" in client.get("/").get_data(as_text=True)
+        server.kill()
+        text = client.get("/").get_data(as_text=True)
+        assert "/api/kept/" in text
+        assert "cannot be read now" in text
+        assert "last figures known" in text
+        app.extensions["hitledger"].counter.stop()
+
+
+def test_the_first_load_is_light() -> None:
+    """Everything of ours that the first page loads fits into 100 kB before compression."""
+    folder = Path(create_app.__code__.co_filename).parent / "static"
+    assert sum((folder / name).stat().st_size for name in ("dashboard.js", "dashboard.css", "icon.svg")) < 100_000
