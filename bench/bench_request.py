@@ -215,7 +215,8 @@ def _steps(folder: Path) -> Iterator[dict[str, WSGIApplication]]:
         "formatting the record": record,
         "write(2)": whole,
     }
-    yield {"a bare wrapper": _Wrapper(_flask())} | {name: _Noting(_flask(), note) for name, note in named.items()}
+    bare: dict[str, WSGIApplication] = {"a bare wrapper": _Wrapper(_flask())}
+    yield bare | {name: _Noting(_flask(), note) for name, note in named.items()}
     writer.close()
 
 

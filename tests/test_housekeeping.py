@@ -186,7 +186,7 @@ def test_a_full_disk_is_no_reason_to_keep_what_fills_it(books: Books) -> None:
 
     class FullDisk(Host):
         def __init__(self) -> None:
-            self.open = self._open  # type: ignore[method-assign,assignment]
+            self.open = self._open  # type: ignore[assignment]
 
         def _open(self, path: Path, flags: int, mode: int = 0o777) -> int:
             if flags & os.O_CREAT and list(path.parent.glob("*.journal")):

@@ -210,7 +210,7 @@ class FailsOn(Host):
     def __init__(self, *names: str) -> None:
         self.failing = True
         self._names = names
-        self.open = self._open  # type: ignore[method-assign,assignment]
+        self.open = self._open  # type: ignore[assignment]
 
     def _open(self, path: Path, flags: int, mode: int = 0o777) -> int:
         if self.failing and path.name in self._names:
