@@ -15,7 +15,7 @@ from hitledger.settings import Settings
 from tests.books import counts_of
 from tests.support import wait_until
 
-MOST_HITS = 500_000
+MOST_HITS = 5_000_000
 HITS_A_TURN = 20
 TURN_SECONDS = 0.005
 
