@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -139,6 +140,14 @@ def test_counting_needs_redis_only() -> None:
                 foreign.add(root)
     assert "hitledger.journal" in seen
     assert foreign == COUNTING_NEEDS
+
+
+def test_code_map_is_complete() -> None:
+    """The code map in CONTRIBUTING.md names every room, and none that is gone."""
+    text = (SOURCE.parent / "CONTRIBUTING.md").read_text()
+    named = {name.rstrip("/") for line in re.findall(r"^  (\S.*?)  ", text, re.MULTILINE) for name in line.split(", ")}
+    rooms = {module.split(".")[1] for module in modules() if "." in module}
+    assert named == (rooms - {"__main__"}) | {"lua"}
 
 
 def test_functions_and_modules_are_short() -> None:
