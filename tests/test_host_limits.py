@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.request import urlopen
 
 import pytest
 from werkzeug.test import Client
@@ -23,10 +25,13 @@ from hitledger.host import Host
 from hitledger.journal import JournalWriter
 from hitledger.ledger import LedgerStore
 from hitledger.posting import Poster
+from hitledger.serve import answers_http
 from hitledger.settings import Settings
 from tests.books import Books, counts_of
+from tests.processes import Running
 from tests.proxy import Proxy
-from tests.support import Valkey, wait_until
+from tests.storm.service import WEB_COMMAND, Service
+from tests.support import Valkey, free_port, wait_until
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -248,3 +253,29 @@ def test_a_clone_of_the_data_folder_doubles_nothing(settings: Settings) -> None:
     assert first.store.totals().requests == 5
     second.close()
     first.close()
+
+
+@pytest.mark.slow
+def test_two_services_on_one_data_folder(short_path: Path) -> None:
+    """Two web services that share a folder, which `serve` would refuse, count exactly, one of them killed and all."""
+    service = Service(short_path, workers=1)
+    other = replace(service.settings, port=free_port())
+    environment = {**service.environment, "HITLEDGER_PORT": str(other.port)}
+    try:
+        asked = 0
+        for _ in range(2):
+            with Running(WEB_COMMAND, environment) as second:
+                wait_until(lambda: answers_http(other), 60)
+                for _ in range(100):
+                    asked += asks(service.settings.port) + asks(other.port)
+                second.end(signal.SIGKILL)
+        wait_until(lambda: service.booked() == asked)
+    finally:
+        service.close()
+
+
+def asks(port: int) -> int:
+    """Send one request to a service; 1, once it is answered."""
+    with urlopen(f"http://127.0.0.1:{port}/api/", timeout=20) as answer:
+        assert answer.status == 200
+    return 1

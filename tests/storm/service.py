@@ -27,6 +27,7 @@ JOURNAL_FILE_BYTES = (4096, 65536, 262144)
 """What a web service is started with by turns; the smallest holds some fifty hits."""
 HOLD_SECONDS = 2
 ANSWER_SECONDS = 0.2
+WEB_COMMAND = [sys.executable, "-P", "-m", "hitledger", "web"]
 
 
 @dataclass
@@ -190,20 +191,23 @@ class Service:
         self.proxy.close()
         self._log.close()
 
-    def _run_web(self) -> subprocess.Popen[bytes]:
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the web processes are started with next."""
         settings = self.settings
-        size = self._file_bytes[self._web_starts % len(self._file_bytes)]
-        self._web_starts += 1
-        environment = {
-            **os.environ,
+        return {
             "HITLEDGER_REDIS_URL": self.proxy.url,
             "HITLEDGER_DATA_DIR": str(settings.data_dir),
             "HITLEDGER_PORT": str(settings.port),
             "HITLEDGER_WORKERS": str(settings.workers),
             "HITLEDGER_JOURNAL_HOLD_SECONDS": str(settings.journal_hold_seconds),
-            "HITLEDGER_JOURNAL_FILE_BYTES": str(size),
+            "HITLEDGER_JOURNAL_FILE_BYTES": str(self._file_bytes[self._web_starts % len(self._file_bytes)]),
         }
-        return self._run([sys.executable, "-P", "-m", "hitledger", "web"], Path.cwd(), environment)
+
+    def _run_web(self) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, **self.environment}
+        self._web_starts += 1
+        return self._run(WEB_COMMAND, Path.cwd(), environment)
 
     def _run(
         self, command: list[str], directory: Path, environment: dict[str, str] | None = None
