@@ -373,7 +373,7 @@ STEPS = st.lists(
 )
 
 
-@hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS, shards=st.sampled_from([1, 2, 5]))
 def test_journal_to_ledger_is_a_counter(
     settings: Settings, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[object, ...]], shards: int
