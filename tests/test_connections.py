@@ -377,3 +377,33 @@ def test_trouble_makes_the_next_one_look_anew(monkeypatch: pytest.MonkeyPatch) -
     assert directory.asked == 2
     assert port_of(servers.reader(0)) == 3  # asked in vain; what the directory knew last holds
     servers.close()
+
+
+def rights() -> list[str]:
+    """Return the rules of the user that the docs describe."""
+    page = Path(__file__).parent.parent / "docs" / "ledger-servers.md"
+    (line,) = [line for line in page.read_text("utf-8").splitlines() if line.startswith("user hitledger ")]
+    return line.split()[1:]
+
+
+@pytest.mark.parametrize("kind", ["one_node", pytest.param("redis_server", marks=pytest.mark.slow)])
+def test_the_documented_rights_are_enough(settings: Settings, kind: str, request: pytest.FixtureRequest) -> None:
+    """A user with the rules of the docs posts, reads, closes files, audits and resets, and may do nothing else."""
+    server = request.getfixturevalue(kind)
+    (server.servers[0] if kind == "one_node" else server).ask("ACL SETUSER", *rights())
+    url = str(settings.redis_url).replace("://", "://hitledger:PASSWORD@")
+    books = Books(replace(settings, redis_url=url, key_prefix="hitledger", journal_hold_seconds=0))
+    books.note(*[b"/%d" % (number % 50) for number in range(1000)])
+    books.poster.post_now()
+    assert books.counts() == {f"/{number}": 20 for number in range(50)}
+    books.journal.close()
+    for _ in range(3):
+        books.poster.round()
+    assert not books.files()
+    assert not audit(books.settings, books.store).differences
+    assert books.store.reset() == 1000
+    assert books.store.retire("f" * 16) == books.store.identity.shards
+    for words in (("FLUSHALL",), ("SET", "other", "1"), ("CONFIG SET", "appendfsync", "no"), ("EVAL", "1", 0)):
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            books.store.reader(0).execute_command(*words)
+    books.close()
