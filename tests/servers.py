@@ -6,8 +6,10 @@ short, so that a failover takes a second or two.
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -376,3 +378,57 @@ class Link:
         with self._lock:
             self._sockets.discard(source)
         source.close()
+
+
+class TLSFront:
+    """Speaks TLS for a server that cannot."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.certificate = folder / "certificate.pem"
+        key = folder / "key.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", self.certificate,
+             "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate, key)
+        self._target = port
+        self._loop = asyncio.new_event_loop()
+        self._server = self._loop.run_until_complete(asyncio.start_server(self._join, "127.0.0.1", 0, ssl=context))
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    async def _join(self, near_in: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
+        far_in, far_out = await asyncio.open_connection("127.0.0.1", self._target)
+        pumps = [asyncio.create_task(self._pump(*way)) for way in ((near_in, far_out), (far_in, near_out))]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            for writer in (near_out, far_out):
+                writer.transport.abort()
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(2**16):
+                sink.write(data)
+                await sink.drain()
+
+    def close(self) -> None:
+        """End it."""
+        self._loop.call_soon_threadsafe(self._loop.create_task, self._end())
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        self._server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(5):  # turns in which what was aborted is closed
+            await asyncio.sleep(0)
+        self._loop.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from hitledger.errors import LedgerError, LedgerMismatchError, LedgerUnavailable
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 from tests.books import Books
-from tests.servers import Cluster, Sentinels, Server, redis_binary
+from tests.servers import Cluster, Sentinels, Server, TLSFront, redis_binary
 from tests.support import wait_until
 
 JOURNAL = "0006400000000000-" + "ab" * 16
@@ -407,3 +408,22 @@ def test_the_documented_rights_are_enough(settings: Settings, kind: str, request
         with pytest.raises(redis.exceptions.NoPermissionError):
             books.store.reader(0).execute_command(*words)
     books.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+def test_a_cluster_with_tls(tmp_path: Path) -> None:
+    """Discovery and posting both speak TLS, and neither trusts a certificate that nobody vouched for."""
+    with Cluster(tmp_path / "cluster", 1, replicas=False) as cluster:
+        front = TLSFront(tmp_path, cluster.servers[0].port)
+        cluster.servers[0].ask("CONFIG SET", "cluster-announce-port", front.port)
+        url = f"rediss+cluster://127.0.0.1:{front.port}"
+        store = LedgerStore(Settings(redis_url=f"{url}?ssl_ca_certs={front.certificate}", data_dir=tmp_path))
+        assert [outcome.word for outcome in store.post([batch_for(0), batch_for(63)])] == ["posted", "posted"]
+        assert [server.name for server in store.servers()] == [f"127.0.0.1:{front.port}"]
+        store.close()
+        doubtful = LedgerStore(Settings(redis_url=url, data_dir=tmp_path))
+        with pytest.raises(LedgerUnavailableError):
+            doubtful.open()
+        doubtful.close()
+        front.close()
