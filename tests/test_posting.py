@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,7 +28,8 @@ from hitledger.periods import Period
 from hitledger.posting import Poster
 from hitledger.settings import Settings
 from tests.books import Books, counts_of
-from tests.support import Valkey
+from tests.proxy import Proxy
+from tests.support import Valkey, wait_until
 
 
 @pytest.fixture
@@ -407,3 +410,34 @@ def test_journal_to_ledger_is_a_counter(
         poster.close()
         writer.close()
     store.close()
+
+
+def test_readers_do_not_queue_for_a_ledger_that_is_away(settings: Settings, valkey: Valkey) -> None:
+    """While one caller waits for a ledger that does not answer, others who have no patience are told at once."""
+    with Proxy(valkey.socket) as proxy:
+        books = Books(replace(settings, redis_url=proxy.url))
+        books.note(b"/a")
+        poster = books.poster
+        proxy.refuse()
+        with pytest.raises(LedgerUnavailableError):
+            poster.post_now()
+        proxy.hold()
+
+        def wait() -> None:
+            with suppress(LedgerError):
+                poster.post_now()
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        wait_until(poster._mutex.locked)
+        poster._away_at = float("-inf")
+        for _ in range(50):
+            with pytest.raises(LedgerUnavailableError):
+                poster.post_now(patient=False)
+        assert waiting.is_alive()
+        proxy.heal()
+        waiting.join()
+        poster.post_now()
+        poster.post_now(patient=False)
+        assert books.counts() == {"/a": 1}
+        books.close()

@@ -63,8 +63,8 @@ class HitCounter:
         self._bookkeeper.start()
 
     def post_now(self) -> None:
-        """Post all that this host has journalled. Raises LedgerError."""
-        self.poster.post_now()
+        """Post all that this host has journalled, as readers do first. Raises LedgerError, at once where it is away."""
+        self.poster.post_now(patient=False)
 
     def stop(self) -> None:
         """Sync, post what there is and close everything; never raises for a ledger that is away."""

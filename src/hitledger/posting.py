@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hitledger.entries import LedgerIdentity
-from hitledger.errors import JournalError, LedgerError
+from hitledger.errors import JournalError, LedgerError, LedgerUnavailableError
 from hitledger.follower import Follower, Taken, UrlTable
 from hitledger.host import Host
 from hitledger.housekeeping import Housekeeper, HousekeepingLedger
@@ -32,6 +32,8 @@ log = logging.getLogger("hitledger.posting")
 
 LOOK_SECONDS = 1.0
 """How often the background looks at the watermarks of files it has posted: a ledger may fall back."""
+AWAY_SECONDS = 0.5
+"""How often a reader tries a ledger that is known to be away."""
 LOCK_SECONDS = 0.25
 """How long to wait for another poster before going on beside it."""
 
@@ -73,6 +75,8 @@ class Poster:
         self._token = self._host.random_hex(8).encode()
         self._looked_at = float("-inf")
         self._error = ""
+        self._away: LedgerUnavailableError | None = None
+        self._away_at = float("-inf")
         self._started = self._ended = 0
 
     @property
@@ -82,17 +86,31 @@ class Poster:
         posted = sum(each.posted - HEADER_BYTES for each in list(self._followers.values()) if each.shards)
         return PostingStatus(max(0, total - posted), self._error)
 
-    def post_now(self) -> None:
+    def post_now(self, *, patient: bool = True) -> None:
         """Post every whole record that the host's journal holds at this moment.
+
+        Without patience, nobody waits for a ledger that is known to be away: one caller tries it
+        again now and then, and all others are told at once, so that readers who ask for more
+        than the ledger answers cannot take up every thread of a server.
 
         Raises:
             LedgerError: the ledger cannot be reached or refuses; what is posted stays posted.
         """
-        waiting_since = self._started
-        with self._mutex:
+        waiting_since, mutex = self._started, self._mutex
+        away = None if patient else self._away
+        is_due = self._host.monotonic() - self._away_at >= AWAY_SECONDS
+        if away and not (is_due and mutex.acquire(blocking=False)):
+            raise LedgerUnavailableError(away.message, away.hint)
+        if not away:
+            mutex.acquire()
+        try:
             if self._ended > waiting_since:
                 return  # a run that began after this call has done it all
+            if self._away and not patient and self._started > waiting_since:
+                raise LedgerUnavailableError(self._away.message, self._away.hint)  # such a run has failed
             self._run(look=True)
+        finally:
+            mutex.release()
 
     def round(self) -> None:
         """Post what there is, look for a ledger that fell back, and delete what has been held. Raises as `post_now`."""
@@ -129,10 +147,13 @@ class Poster:
                     self._keep_house()
         except LedgerError as error:
             self._error = error.message
+            self._away = error if isinstance(error, LedgerUnavailableError) else None
+            self._away_at = self._host.monotonic()
             self._looked_at = float("-inf")
             self._housekeeper.look_again()
             raise
         self._error = ""
+        self._away = None
         self._ended = run
 
     @contextmanager
