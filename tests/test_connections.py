@@ -22,6 +22,7 @@ from hitledger.errors import LedgerError, LedgerMismatchError, LedgerUnavailable
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 from tests.books import Books
+from tests.processes import Running
 from tests.servers import Cluster, Sentinels, Server, TLSFront, redis_binary
 from tests.support import wait_until
 
@@ -338,6 +339,9 @@ class SlowDirectory:
         """Know one."""
         return [(self.primary_of(0), True)]
 
+    def forget(self) -> None:
+        """Know nothing that a fork could spoil."""
+
     def close(self) -> None:
         """Have nothing to close."""
 
@@ -427,3 +431,27 @@ def test_a_cluster_with_tls(tmp_path: Path) -> None:
             doubtful.open()
         doubtful.close()
         front.close()
+
+
+FORKS = """
+import os, sys, threading
+from pathlib import Path
+from hitledger.ledger import LedgerStore
+from hitledger.settings import Settings
+store = LedgerStore(Settings(redis_url=sys.argv[1], data_dir=Path(sys.argv[2]), key_prefix="forks"))
+made = store.identity
+store._connections._looking.acquire()
+store._opening.acquire()
+store._connections._note_trouble()
+if os.fork() == 0:
+    assert store.open() == made
+    assert store.totals().requests == 0
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+def test_a_fork_starts_anew(one_node: Cluster, tmp_path: Path) -> None:
+    """A child does not wait for locks that a thread of its parent held, and has connections of its own."""
+    with Running.python(FORKS, one_node.url, str(tmp_path)) as program:
+        assert program.line_with("7") == "7"

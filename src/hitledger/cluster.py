@@ -69,6 +69,10 @@ class ClusterDirectory:
         nodes = self._cluster.get_nodes()
         return sorted((Node(node.host, int(node.port)), node.server_type == "primary") for node in nodes)
 
+    def forget(self) -> None:
+        """Start anew in a process that was forked off."""
+        self._cluster = None
+
     def close(self) -> None:
         """Close every connection."""
         if self._cluster is not None:

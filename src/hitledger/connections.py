@@ -9,6 +9,7 @@ although the connection broke, and only the watermark can tell.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -121,6 +122,9 @@ class Directory(Protocol):
     def nodes(self) -> list[tuple[Node, bool]]:
         """Return every server and whether it is a primary, as last found out."""
 
+    def forget(self) -> None:
+        """Start anew in a process that was forked off."""
+
     def close(self) -> None:
         """Close every connection."""
 
@@ -133,6 +137,10 @@ class ManyServers:
         self.default_shards = directory.default_shards
         self._address = address
         self._directory = directory
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._pid = os.getpid()
         self._clients: dict[Node, Clients] = {}
         self._trouble = True
         self._known = False
@@ -182,6 +190,10 @@ class ManyServers:
 
     def _look(self) -> None:
         """Find out who is in charge, if there was trouble since; the last answer holds where nobody can say."""
+        if self._pid != os.getpid():
+            # A thread of the parent's may have held any of these locks, and does not run in this process.
+            self._directory.forget()
+            self._start_anew()
         if self._known and not self._trouble:
             return
         if not self._looking.acquire(blocking=not self._known):

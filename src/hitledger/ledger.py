@@ -20,6 +20,7 @@ the batch's end in the same step as the counts (`lua/post.lua`).
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 import time
@@ -62,13 +63,14 @@ class LedgerStore:
         self._connections = connections
         self._identity: LedgerIdentity | None = None
         self._opening = threading.Lock()
+        self._pid = os.getpid()
 
     # Which ledger it is
 
     @property
     def identity(self) -> LedgerIdentity:
         """Which ledger this is, as last seen; opened at the first use. Raises like `open`."""
-        with self._opening:
+        with self._opening_alone():
             return self._identity or self._open()
 
     def open(self) -> LedgerIdentity:
@@ -78,8 +80,14 @@ class LedgerStore:
             LedgerUnavailableError: the server cannot be reached or is not ready.
             LedgerMismatchError: its format, shards or eviction policy do not fit.
         """
-        with self._opening:
+        with self._opening_alone():
             return self._open()
+
+    def _opening_alone(self) -> threading.Lock:
+        if self._pid != os.getpid():
+            # Forked off while a thread of the parent's may have held it: that thread does not run here.
+            self._pid, self._opening = os.getpid(), threading.Lock()
+        return self._opening
 
     def _open(self) -> LedgerIdentity:
         self._identity = None

@@ -47,6 +47,9 @@ class SentinelDirectory:
         assert self._primary
         return [(self._primary, True), *((node, False) for node in self._replicas)]
 
+    def forget(self) -> None:
+        """Start anew in a process that was forked off: redis-py's pools do by themselves."""
+
     def close(self) -> None:
         """Close every connection."""
         self._sentinel.close()
