@@ -92,6 +92,21 @@ def test_a_master_is_killed_and_its_replica_promoted(cluster: Cluster, traffic: 
     assert traffic.is_exact()
 
 
+def test_a_master_that_hangs_is_replaced(cluster: Cluster, traffic: Traffic) -> None:
+    """What was on its way to a master that stands still runs there when it wakes, too late: it is forgotten again."""
+    master = cluster.primary_of(3)
+    replica = cluster.replica_of(master)
+    master.pause()
+    wait_until(lambda: replica.info("role") == "master", 30)
+    traffic.wait_posted()
+    master.resume()
+    cluster.wait_well()
+    wait_until(lambda: master.info("role") == "slave", 30)
+    traffic.wait_posted()
+    traffic.end()
+    assert traffic.is_exact()
+
+
 def test_a_cluster_that_lost_a_part_is_waited_for(cluster: Cluster, traffic: Traffic) -> None:
     """With a master and its replica both gone the rest is no ledger either; when they are back, all is posted."""
     master = cluster.primary_of(1)
