@@ -34,6 +34,8 @@ LOOK_SECONDS = 1.0
 """How often the background looks at the watermarks of files it has posted: a ledger may fall back."""
 AWAY_SECONDS = 0.5
 """How often a reader tries a ledger that is known to be away."""
+CROWDED_SECONDS = 0.1
+"""How long a reader waits for its turn where half of a server's threads wait for theirs already."""
 LOCK_SECONDS = 0.25
 """How long to wait for another poster before going on beside it."""
 
@@ -71,6 +73,7 @@ class Poster:
         self._set_aside: set[str] = set()
         self._troubled: set[str] = set()
         self._mutex = threading.Lock()
+        self._room = threading.Semaphore(max(1, self._settings.threads // 2))
         self._lock_fd = -1
         self._token = self._host.random_hex(8).encode()
         self._looked_at = float("-inf")
@@ -90,8 +93,8 @@ class Poster:
         """Post every whole record that the host's journal holds at this moment.
 
         Without patience, nobody waits for a ledger that is known to be away: one caller tries it
-        again now and then, and all others are told at once, so that readers who ask for more
-        than the ledger answers cannot take up every thread of a server.
+        again now and then, and all others are told at once. Nor do more wait for their turn than
+        half of a server's threads, so that readers leave the others to requests that only count.
 
         Raises:
             LedgerError: the ledger cannot be reached or refuses; what is posted stays posted.
@@ -101,8 +104,8 @@ class Poster:
         is_due = self._host.monotonic() - self._away_at >= AWAY_SECONDS
         if away and not (is_due and mutex.acquire(blocking=False)):
             raise LedgerUnavailableError(away.message, away.hint)
-        if not away:
-            mutex.acquire()
+        if not away and not self._has_turn(mutex, patient=patient):
+            raise LedgerUnavailableError("The ledger is slow.", "Too many readers wait for it already; try again.")
         try:
             if self._ended > waiting_since:
                 return  # a run that began after this call has done it all
@@ -111,6 +114,16 @@ class Poster:
             self._run(look=True)
         finally:
             mutex.release()
+
+    def _has_turn(self, mutex: threading.Lock, *, patient: bool) -> bool:
+        if patient:
+            return mutex.acquire()
+        has_room = self._room.acquire(blocking=False)
+        try:
+            return mutex.acquire(timeout=-1 if has_room else CROWDED_SECONDS)
+        finally:
+            if has_room:
+                self._room.release()
 
     def round(self) -> None:
         """Post what there is, look for a ledger that fell back, and delete what has been held. Raises as `post_now`."""
@@ -224,7 +237,7 @@ class Poster:
     def _post_files(self) -> None:
         for name, follower in list(self._followers.items()):
             try:
-                if follower.shards:
+                if follower.shards and self._follows(follower):
                     self._post_file(follower)
                     self._troubled.discard(name)
             except OSError as error:
@@ -247,7 +260,7 @@ class Poster:
             self._housekeeper.bring_to_end(follower)
 
     def _follows(self, follower: Follower) -> bool:
-        return follower.path.name in self._followers
+        return self._followers.get(follower.path.name) is follower
 
     def _post(self, follower: Follower, taken: Taken) -> None:
         batches = follower.batches(taken)
