@@ -441,3 +441,31 @@ def test_readers_do_not_queue_for_a_ledger_that_is_away(settings: Settings, valk
         poster.post_now(patient=False)
         assert books.counts() == {"/a": 1}
         books.close()
+
+
+def test_readers_leave_threads_to_others(settings: Settings, valkey: Valkey) -> None:
+    """Where half of the threads wait for a ledger that has just stopped answering, one more is sent away."""
+    with Proxy(valkey.socket) as proxy:
+        books = Books(replace(settings, redis_url=proxy.url, threads=2))
+        books.note(b"/a")
+        poster = books.poster
+        proxy.hold()
+
+        def read() -> None:
+            with suppress(LedgerError):
+                poster.post_now(patient=False)
+
+        readers = [threading.Thread(target=read) for _ in range(2)]
+        readers[0].start()
+        wait_until(poster._mutex.locked)
+        readers[1].start()
+        wait_until(lambda: not poster._room._value)
+        with pytest.raises(LedgerUnavailableError, match="slow"):
+            poster.post_now(patient=False)
+        assert all(reader.is_alive() for reader in readers)
+        proxy.heal()
+        for reader in readers:
+            reader.join()
+        poster.post_now()
+        assert books.counts() == {"/a": 1}
+        books.close()
