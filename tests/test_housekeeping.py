@@ -199,3 +199,19 @@ def test_a_full_disk_is_no_reason_to_keep_what_fills_it(books: Books) -> None:
     assert not books.files()
     assert len(list(books.settings.journal_dir.glob(f"*{CLOSED_SUFFIX}"))) == 1
     poster.close()
+
+
+def test_many_files_do_not_hold_posting_up(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no time for all files in one round, each has its turn in a later one."""
+    monkeypatch.setattr(housekeeping, "ROUND_SECONDS", 0.0)
+    books = Books(replace(settings, journal_hold_seconds=0))
+    for _ in range(3):
+        books.note(b"/a")
+        books.journal.close()
+    left = []
+    for _ in range(6):
+        books.poster.round()
+        left.append(len(books.files()))
+    assert left == [3, 3, 3, 2, 1, 0]
+    assert books.counts() == {"/a": 3}
+    books.close()

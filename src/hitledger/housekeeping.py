@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +35,8 @@ log = logging.getLogger("hitledger.posting")
 CLOSED_SUFFIX = ".closed"
 KEEP_SECONDS = 35 * 86_400
 """How long a closed file's stub and its watermarks are kept; no writer keeps a file over a day."""
+ROUND_SECONDS = 0.1
+"""How long one round may look after files: posting waits meanwhile, and there may be thousands."""
 HEAL_SECONDS = 60.0
 RETIRE_SECONDS = 3600.0
 
@@ -68,6 +70,7 @@ class Housekeeper:
         self._directory = settings.journal_dir
         self._healed_at = float("-inf")
         self._retired_at = float("-inf")
+        self._turn = 0
 
     def keep(self, followers: Collection[Follower]) -> list[Follower]:
         """Confirm, hold and delete; return those whose files are gone now. Raises LedgerError."""
@@ -75,7 +78,9 @@ class Housekeeper:
         held_bytes = sum(each.size for each in followers if each.confirmed_at is not None)
         # What is held must leave room below the cap for what is still to come.
         most_bytes = min(self._settings.journal_hold_bytes, self._settings.journal_cap_bytes // 2)
-        for follower in followers:
+        until = self._host.monotonic() + ROUND_SECONDS
+        for follower in self._by_turns(followers):
+            self._turn += 1
             crowded = held_bytes > most_bytes
             try:
                 if follower.shards and not follower.mismatch and self._close_if_over(follower, crowded=crowded):
@@ -83,9 +88,21 @@ class Housekeeper:
                     finished.append(follower)
             except OSError as error:
                 log.error("journal file %s cannot be closed now: %s", follower.name, error)  # noqa: TRY400
+            if self._host.monotonic() >= until:
+                break
+        else:
+            self._turn = 0
         self._heal()
         self._retire()
         return finished
+
+    def _by_turns(self, followers: Collection[Follower]) -> Iterator[Follower]:
+        """Yield each once, from the one on whose turn the last round ended."""
+        if not followers:
+            return
+        self._turn %= len(followers)
+        order = list(followers)
+        yield from order[self._turn :] + order[: self._turn]
 
     def bring_to_end(self, follower: Follower) -> bool:
         """Move every shard's watermark to the file's end, and tell the ledger of hits lost beside it."""

@@ -66,7 +66,7 @@ class Service:
         wait_until(self._has_started, seconds=60)
 
     def _has_started(self) -> bool:
-        assert self._web.process.poll() is None, (self.settings.data_dir / "service.log").read_text()
+        assert self._web.process.poll() is None, (self.settings.data_dir / "service.log").read_text()[-2000:]
         return answers_http(self.settings)
 
     def tend(self) -> None:
