@@ -12,7 +12,8 @@ import pytest
 from hitledger.ledger import LedgerStore
 from hitledger.testrun import record
 from hitledger.testrun.latency import Latencies
-from hitledger.testrun.record import Part, Run, RunRecords, new_run_id
+from hitledger.testrun.record import RunRecords
+from hitledger.testrun.run import Part, Run, new_run_id
 from hitledger.testrun.workers import MARK_SECONDS, WorkerMarks
 from tests.support import Valkey
 
@@ -35,9 +36,10 @@ def records(store: LedgerStore, marks: WorkerMarks) -> RunRecords:
 
 
 @pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut runs into parts of 10 requests."""
+def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut runs into parts of 10 requests, and take a worker without a mark for lost at once."""
     monkeypatch.setattr(record, "PART_REQUESTS", 10)
+    monkeypatch.setattr(record, "SUSPECT_SECONDS", 0)
 
 
 def begun(records: RunRecords, requests: int) -> str:
@@ -159,6 +161,23 @@ def test_a_run_between_two_parts(records: RunRecords, marks: WorkerMarks) -> Non
     marks.leave("w2")
     run = read(records, run_id)
     assert (run.status, run.sent, run.error) == ("failed", 10, record.LOST)
+
+
+def test_a_worker_that_comes_back(records: RunRecords, marks: WorkerMarks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker whose mark vanished, as in an outage of the ledger, and is there again was not lost."""
+    monkeypatch.setattr(record, "SUSPECT_SECONDS", 60)
+    run_id = begun(records, 10)
+    claim = Part("w1", "x")
+    records.claim(run_id, 0, claim)
+    marks.leave("w1")
+    assert read(records, run_id).status == "running"
+    marks.beat("w1")
+    assert read(records, run_id).status == "running"
+    # Suspected anew, it has its time anew.
+    marks.leave("w1")
+    assert read(records, run_id).status == "running"
+    end(records, run_id, 0, replace(claim, succeeded=10))
+    assert read(records, run_id).status == "finished"
 
 
 def test_a_sweep_ends_what_nobody_reads(records: RunRecords, marks: WorkerMarks, store: LedgerStore) -> None:

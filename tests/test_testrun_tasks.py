@@ -13,9 +13,11 @@ import pytest
 from hitledger.errors import RunUnavailableError
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
+from hitledger.testrun import record
 from hitledger.testrun.part import STOPPED
 from hitledger.testrun.queue import PartQueue
-from hitledger.testrun.record import LOST, Run, RunRecords
+from hitledger.testrun.record import LOST, RunRecords
+from hitledger.testrun.run import Run
 from hitledger.testrun.runs import Runs
 from hitledger.testrun.workers import WorkerMarks
 from tests.support import Valkey, wait_until
@@ -105,6 +107,16 @@ def test_a_cancelled_run_ends_and_the_next_begins(runs: Runs, settings: Settings
         wait_until(PartQueue(settings).is_empty)
 
 
+def test_a_cancel_is_heard_in_the_middle_of_a_part(runs: Runs, stalling: Settings) -> None:
+    """A part whose target is silent hears that its run was cancelled; what was on its way has failed."""
+    with worker(stalling):
+        run_id = runs.start(1000)
+        under_way(runs, run_id)
+        runs.cancel(run_id)
+        run = ended(runs, run_id)
+    assert (run.status, run.succeeded, run.failed) == ("cancelled", 50, stalling.test_connections)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_that_is_told_to_stop(runs: Runs, stalling: Settings, number: signal.Signals) -> None:
     """It ends soon and well, its run has failed and says why, and without it no other run can be started."""
@@ -122,11 +134,16 @@ def test_a_worker_that_is_told_to_stop(runs: Runs, stalling: Settings, number: s
     assert f"{endless} failed" in lines[1]
 
 
-def test_a_worker_that_is_killed(runs: Runs, settings: Settings, stalling: Settings, store: LedgerStore) -> None:
+def test_a_worker_that_is_killed(
+    runs: Runs, settings: Settings, stalling: Settings, store: LedgerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Once its mark has vanished its run has failed, and nothing of it is begun again."""
+    monkeypatch.setattr(record, "SUSPECT_SECONDS", 0)
     with worker(stalling) as process:
         begun = runs.start(ENDLESS)
         under_way(runs, begun)
+        # Nothing would be delivered again by itself.
+        assert store.reader(0).exists(store.key("celery", "unacked")) == 0
         process.end(signal.SIGKILL)
     # As its time to live would have it: `test_the_mark_of_a_killed_worker_vanishes` waits for that.
     (mark,) = store.reader(0).keys(store.key("worker", "*"))

@@ -18,6 +18,7 @@ from urllib.parse import quote
 import pytest
 from flask.testing import FlaskClient
 
+from hitledger.ledger import LedgerStore
 from hitledger.middleware import CountHits
 from hitledger.settings import Settings
 from hitledger.web import create_app
@@ -86,6 +87,8 @@ def served(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         data_dir=tmp_path_factory.mktemp("web-runs"),
         key_prefix="test-web-runs",
         test_max_requests=100_000,
+        # So seldom that nothing but a reader posts while a test looks.
+        posting_interval_ms=60_000,
     )
     with (
         Running([sys.executable, "-m", "hitledger", "web"], environment_of(settings)),
@@ -133,6 +136,17 @@ def test_a_run_that_ends_in_time(web: Web) -> None:
     # The run, the report before it, and the request that started the run.
     assert report["total_requests"] == before + 20 + 2
     assert web.get(f"/test/runs/{run['id']}/").json == run
+
+
+def test_the_hits_are_posted_before_the_answer(web: Web, served: Settings) -> None:
+    """When the answer is 200 the run's hits are in the ledger, for every reader, and not only on their way."""
+    store = LedgerStore(served)
+    web.get("/stats/")
+    before = store.totals().requests
+    assert web.post("/test/50/").status == 200
+    # The report's own hit, too; that of the request that started the run is journalled with its answer.
+    assert store.totals().requests == before + 50 + 1
+    store.close()
 
 
 def test_a_run_that_does_not_end_in_time(web: Web) -> None:

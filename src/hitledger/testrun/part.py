@@ -11,14 +11,15 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from hitledger.errors import LedgerError, LedgerUnavailableError, RunError
 from hitledger.settings import Settings
 from hitledger.testrun.load import Load
 from hitledger.testrun.pool import draw_urls
-from hitledger.testrun.record import FAILED, STARTING_SECONDS, Part, RunRecords
+from hitledger.testrun.record import STARTING_SECONDS, RunRecords
+from hitledger.testrun.run import FAILED, Part
 
 log = logging.getLogger("hitledger.testrun")
 
@@ -114,6 +115,8 @@ class _Reports:
     load: Load
     target_length: int
     """How many characters of a URL come before its path."""
+    told: set[str] = field(default_factory=set)
+    """The URLs that the record knows of."""
 
     def during(self, work: Callable[[], None]) -> str:
         """Report now and then while the work is done; return what went wrong with it, or nothing."""
@@ -138,9 +141,12 @@ class _Reports:
         load = self.load
         state = replace(self.claim, succeeded=load.succeeded, failed=load.failed, ended=ended)
         # The set is copied in one step, as far as other threads can see.
-        paths = [url[self.target_length :] for url in load.seen.copy()]
+        new = load.seen.copy() - self.told
+        paths = [url[self.target_length :] for url in new]
         latencies = load.latencies.encode() if ended else ""
-        return self.records.report(self.run_id, self.part, state, paths, latencies)
+        goes_on = self.records.report(self.run_id, self.part, state, paths, latencies)
+        self.told |= new
+        return goes_on
 
     def _keep_reporting(self, done: threading.Event) -> None:
         while not done.wait(REPORT_SECONDS):

@@ -6,6 +6,7 @@ Keys; the braces put them all in one hash slot, that of the ledger's shard 0:
     <prefix>:runs:{0}:open          sorted set  the same for those that have not ended
     <prefix>:run:{0}:<id>           hash        status, requested, parts, pool, created; started,
                                                 finished, error; stop: the status to end with;
+                                                suspected: since when a worker seems lost;
                                                 while it runs, for each part k
                                                 part:<k>: worker, claim, succeeded, failed
                                                 ended:<k>: when; at the end their sums,
@@ -23,24 +24,29 @@ from __future__ import annotations
 
 import json
 import logging
-import re
-import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from hitledger.connections import server_errors
 from hitledger.dispatch import script
 from hitledger.ledger import LedgerStore
 from hitledger.testrun.latency import merged_summary
+from hitledger.testrun.run import (
+    FAILED,
+    FINISHED,
+    OPEN,
+    STARTING,
+    Part,
+    Run,
+    is_run_id,
+    new_run_id,
+    parts_of,
+    run_of,
+)
 from hitledger.testrun.workers import MARK_SECONDS, WorkerMarks
 
 log = logging.getLogger("hitledger.testrun")
-
-STARTING, QUEUED, RUNNING = "starting", "queued", "running"
-FINISHED, CANCELLED, FAILED = "finished", "cancelled", "failed"
-OPEN = (QUEUED, RUNNING)
 
 KEPT_SECONDS = 7 * 86400
 LISTED = 1000
@@ -54,71 +60,15 @@ STARTING_SECONDS = 30
 END_KEPT_SECONDS = 60
 QUEUE_SECONDS = 86400
 """A run that no worker takes within a day is not begun any more."""
+SUSPECT_SECONDS = 2.0
+"""A worker without a mark is lost when it still has none after so long: when the ledger comes back from an outage
+in which all marks expired, those that are alive are given the time to say so."""
 PART_REQUESTS = 5000
 """About a second's work: small enough to share, large enough that a task's own cost is nothing."""
 MOST_PARTS = 200
 
-LOST = f"A worker was lost in mid-run, or out of touch with the ledger for {MARK_SECONDS} seconds."
+LOST = f"A worker was lost in mid-run, or out of touch with the ledger for over {MARK_SECONDS} seconds."
 NOT_TAKEN = "No worker took it within a day."
-
-_DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_RUN_ID = re.compile(f"[{_DIGITS}]{{26}}")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of a run, as its worker last reported it. Times are unix seconds."""
-
-    worker: str
-    claim: str
-    succeeded: int = 0
-    failed: int = 0
-    ended: float | None = None
-
-    def encode(self) -> str:
-        """Return the text that stands in the run's hash."""
-        return f"{self.worker} {self.claim} {self.succeeded} {self.failed}"
-
-    @classmethod
-    def decode(cls, text: str, ended: str | None) -> Part:
-        """Read what `encode` wrote."""
-        worker, claim, succeeded, failed = text.split(" ")
-        return cls(worker, claim, int(succeeded), int(failed), float(ended) if ended else None)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A test run as readers see it. Times are unix seconds; latencies milliseconds."""
-
-    id: str
-    status: str
-    requested: int
-    succeeded: int
-    failed: int
-    pool: tuple[str, ...]
-    distinct_urls: int
-    started_at: float | None
-    finished_at: float | None
-    latency_ms: Mapping[str, float] | None
-    error: str | None
-
-    @property
-    def sent(self) -> int:
-        """Requests that were sent and have ended, well or not."""
-        return self.succeeded + self.failed
-
-    @property
-    def ended(self) -> bool:
-        """True where nothing about it will change."""
-        return self.status not in OPEN
-
-    @property
-    def requests_per_second(self) -> float | None:
-        """Requests sent in a second of the run, until now or its end; None before it started."""
-        if self.started_at is None:
-            return None
-        seconds = (self.finished_at or time.time()) - self.started_at
-        return round(self.sent / max(seconds, 0.001), 1)
 
 
 class RunRecords:
@@ -216,7 +166,7 @@ class RunRecords:
 
     def read(self, run_id: str) -> Run | None:
         """Return a run, ended if it is time to; None where there is none."""
-        if not _RUN_ID.fullmatch(run_id):
+        if not is_run_id(run_id):
             return None
         found = self._read([run_id])
         return found[0] if found else None
@@ -248,7 +198,7 @@ class RunRecords:
 
     def _read(self, ids: Sequence[str]) -> list[Run]:
         found = zip(ids, self._fields(ids), strict=True)
-        runs = (_run_of(run_id, *self._settled(run_id, fields, distinct)) for run_id, (fields, distinct) in found)
+        runs = (run_of(run_id, *self._settled(run_id, fields, distinct)) for run_id, (fields, distinct) in found)
         return [run for run in runs if run is not None]
 
     def _fields(self, ids: Sequence[str]) -> list[tuple[dict[str, str], int]]:
@@ -274,11 +224,11 @@ class RunRecords:
         A run that is stopped here has to be looked at again before it is ended: another
         worker may have claimed a part just before the stop.
         """
-        parts = _parts_of(fields)
+        parts = parts_of(fields)
         stop = fields.get("stop")
         holders = {part.worker for part in parts if part.ended is None}
         alive = self._workers.alive(holders)
-        error = "" if stop else self._trouble(fields, parts, holders - alive)
+        error = "" if stop else self._trouble(run_id, fields, parts, holders - alive)
         if error:
             self.stop(run_id, FAILED, error)
             return True
@@ -289,12 +239,19 @@ class RunRecords:
         self._end(run_id, FINISHED if complete and all_ended else stop or FINISHED, parts)
         return True
 
-    def _trouble(self, fields: Mapping[str, str], parts: Sequence[Part], lost: set[str]) -> str:
+    def _trouble(self, run_id: str, fields: Mapping[str, str], parts: Sequence[Part], lost: set[str]) -> str:
         """Return why a run cannot go on, or nothing."""
         if not parts:
             return NOT_TAKEN if time.time() - float(fields["created"]) > QUEUE_SECONDS else ""
         between_parts = len(parts) < int(fields["parts"]) and all(part.ended for part in parts)
-        return LOST if lost or (between_parts and not self._workers.any_alive()) else ""
+        with server_errors():
+            if lost or (between_parts and not self._workers.any_alive()):
+                now = round(time.time(), 6)
+                since = str(script("run_suspect")(self._client, self._keys(run_id)[:1], [f"{now:.6f}"]))
+                return LOST if since and now - float(since) >= SUSPECT_SECONDS else ""
+            if "suspected" in fields:
+                self._client.hdel(self._keys(run_id)[0], "suspected")
+        return ""
 
     def _end(self, run_id: str, status: str, parts: Sequence[Part]) -> None:
         keys = self._keys(run_id)
@@ -321,41 +278,3 @@ class RunRecords:
     def _keys(self, run_id: str) -> list[str]:
         run = f"{self._run}{run_id}"
         return [run, f"{run}:urls", f"{run}:latencies", f"{run}:end"]
-
-
-def new_run_id(now: float) -> str:
-    """Return a ULID: 48 bits of time in milliseconds and 80 random ones, so that ids sort by age."""
-    number = int(now * 1000) << 80 | secrets.randbits(80)
-    return "".join(_DIGITS[number >> shift & 31] for shift in range(125, -1, -5))
-
-
-def _parts_of(fields: Mapping[str, str]) -> list[Part]:
-    return [
-        Part.decode(text, fields.get(f"ended:{name.removeprefix('part:')}"))
-        for name, text in fields.items()
-        if name.startswith("part:")
-    ]
-
-
-def _run_of(run_id: str, fields: Mapping[str, str], distinct: int) -> Run | None:
-    status = fields.get("status", STARTING)
-    if status == STARTING:
-        return None
-    parts = _parts_of(fields)
-    return Run(
-        id=run_id,
-        status=status,
-        requested=int(fields["requested"]),
-        succeeded=int(fields.get("succeeded", 0)) + sum(part.succeeded for part in parts),
-        failed=int(fields.get("failed", 0)) + sum(part.failed for part in parts),
-        pool=tuple(fields["pool"].split(" ")),
-        distinct_urls=int(fields.get("distinct", distinct)),
-        started_at=_time_of(fields.get("started")),
-        finished_at=_time_of(fields.get("finished")),
-        latency_ms=json.loads(fields.get("latency", "null")),
-        error=fields.get("error") if status == FAILED else None,
-    )
-
-
-def _time_of(text: str | None) -> float | None:
-    return float(text) if text else None

@@ -11,7 +11,8 @@ from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 from hitledger.testrun.pool import draw_pool
 from hitledger.testrun.queue import PartQueue
-from hitledger.testrun.record import CANCELLED, MOST_OPEN, Run, RunRecords
+from hitledger.testrun.record import MOST_OPEN, RunRecords
+from hitledger.testrun.run import CANCELLED, Run
 from hitledger.testrun.workers import WorkerMarks
 
 WAIT_SLICE_MS = 1000

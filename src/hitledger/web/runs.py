@@ -21,7 +21,7 @@ from flask_openapi3 import APIBlueprint
 from pydantic import BaseModel, ConfigDict, Field
 
 from hitledger.errors import LedgerError, RunUnavailableError
-from hitledger.testrun.record import CANCELLED, Run
+from hitledger.testrun.run import CANCELLED, Run
 from hitledger.web.problems import Problem, problem
 from hitledger.web.services import Services
 
