@@ -23,7 +23,7 @@ from hitledger.supervision import die_with
 from tests.proxy import Proxy
 from tests.support import free_port, wait_until
 
-JOURNAL_FILE_BYTES = (4096, 65536, 262144)
+JOURNAL_FILE_BYTES = (65536, 4096, 2**20, 262144)
 """What a web service is started with by turns; the smallest holds some fifty hits."""
 HOLD_SECONDS = 2
 ANSWER_SECONDS = 0.2
