@@ -8,10 +8,10 @@ from tests.storm.storm import Plan, run
 
 def test_nothing_is_lost_or_doubled_in_a_storm() -> None:
     """Whatever is killed, stopped or cut, each answered request is in the ledger once, and the books agree."""
-    verdict = run(Plan(seed=3, seconds=5, pace=6))
+    verdict = run(Plan(seed=3, seconds=4, pace=7))
     assert not verdict.violations, str(verdict)
     assert verdict.kills > 3
-    assert verdict.answered > 500
+    assert verdict.answered > 200
 
 
 def test_a_seed_gives_the_same_faults_again() -> None:
