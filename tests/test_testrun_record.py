@@ -163,7 +163,9 @@ def test_a_run_between_two_parts(records: RunRecords, marks: WorkerMarks) -> Non
     assert (run.status, run.sent, run.error) == ("failed", 10, record.LOST)
 
 
-def test_a_worker_that_comes_back(records: RunRecords, marks: WorkerMarks, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_comes_back(
+    records: RunRecords, marks: WorkerMarks, store: LedgerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker whose mark vanished, as in an outage of the ledger, and is there again was not lost."""
     monkeypatch.setattr(record, "SUSPECT_SECONDS", 60)
     run_id = begun(records, 10)
@@ -171,11 +173,12 @@ def test_a_worker_that_comes_back(records: RunRecords, marks: WorkerMarks, monke
     records.claim(run_id, 0, claim)
     marks.leave("w1")
     assert read(records, run_id).status == "running"
+    key = store.key("run", "{0}", run_id)
+    assert store.reader(0).hexists(key, "suspected")
     marks.beat("w1")
     assert read(records, run_id).status == "running"
-    # Suspected anew, it has its time anew.
-    marks.leave("w1")
-    assert read(records, run_id).status == "running"
+    # Suspected anew, it would have its time anew.
+    assert not store.reader(0).hexists(key, "suspected")
     end(records, run_id, 0, replace(claim, succeeded=10))
     assert read(records, run_id).status == "finished"
 
