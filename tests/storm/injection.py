@@ -27,6 +27,7 @@ class Injector:
             "kill -9 a web worker": lambda fault: service.kill_worker(fault.number),
             "kill -9 the process that is posting": lambda _: service.kill_poster(),
             "kill -9 the whole web service": lambda _: service.kill_web(),
+            "kill -9 the whole service, Valkey too": lambda _: service.kill_web() and service.kill_valkey(0.0),
             "kill -9 Valkey": lambda fault: service.kill_valkey(fault.seconds),
             "forget the scripts": lambda _: service.command("SCRIPT", "FLUSH"),
         }

@@ -28,7 +28,8 @@ class Kind:
 KINDS = {
     "kill -9 a web worker": Kind(24),
     "kill -9 the process that is posting": Kind(24),
-    "kill -9 the whole web service": Kind(2),
+    "kill -9 the whole web service": Kind(1),
+    "kill -9 the whole service, Valkey too": Kind(1),
     "kill -9 Valkey": Kind(22, 0.0, 1.0),
     "stop Valkey": Kind(6, 0.1, 2.5),
     "stop the process that is posting": Kind(6, 0.1, 2.5),
