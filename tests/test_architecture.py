@@ -32,7 +32,7 @@ ROOMS = (
         "entries",
         "ledger",
     },
-    {"follower", "posting", "housekeeping", "bookkeeper", "audit", "counting", "report"},
+    {"follower", "posting", "housekeeping", "bookkeeper", "audit", "counting", "report", "client"},
     {"middleware", "asgi", "testrun", "web"},
     {"logs", "embedded", "hostchecks", "doctor", "supervision", "serve", "webserver", "cli", "__main__"},
     {"__init__"},

@@ -7,12 +7,18 @@ from hitledger.errors import HitledgerError
 
 if TYPE_CHECKING:
     from hitledger.asgi import CountHitsASGI
+    from hitledger.client import Ledger
     from hitledger.middleware import CountHits
     from hitledger.web import create_app
 
-__all__ = ["CountHits", "CountHitsASGI", "HitledgerError", "create_app"]
+__all__ = ["CountHits", "CountHitsASGI", "HitledgerError", "Ledger", "create_app"]
 
-_HOMES = {"CountHits": "hitledger.middleware", "CountHitsASGI": "hitledger.asgi", "create_app": "hitledger.web"}
+_HOMES = {
+    "CountHits": "hitledger.middleware",
+    "CountHitsASGI": "hitledger.asgi",
+    "Ledger": "hitledger.client",
+    "create_app": "hitledger.web",
+}
 
 
 def __getattr__(name: str) -> object:

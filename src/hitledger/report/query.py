@@ -137,6 +137,13 @@ class Query:
             raise QueryError("at", "lies in the future.")
         return window_between(start, end, retention, now)
 
+    def times(self, now: datetime) -> tuple[datetime, datetime]:
+        """Return the moments that `from` and `to` name; without `to`, up to now. Raises QueryError."""
+        assert self.start is not None
+        start = read_moment("from", self.start, self.zone).time
+        end = read_moment("to", self.end, self.zone).time if self.end is not None else now
+        return start.astimezone(UTC), end.astimezone(UTC)
+
     def _window_between(self, retention: Retention, now: datetime) -> Window:
         assert self.start is not None
         start = read_moment("from", self.start, self.zone)

@@ -28,6 +28,7 @@ from hitledger.report.page import Page, Section
 from hitledger.report.query import PATTERNS, Query
 from hitledger.report.sections import ByDepth, ByPattern, Sections, read_patterns
 from hitledger.report.shelf import Shelf
+from hitledger.report.single import UrlReport, report_url
 from hitledger.report.snapshot import Snapshot
 from hitledger.report.source import Flat, LiveSource, Source
 from hitledger.report.window import Window
@@ -90,6 +91,16 @@ class Reports:
         # A search that ran out of time has its place in `cursor` already.
         place = page.cursor if not page.complete else None
         return replace(page, flat=shown, cursor=place or encode_cursor(place_behind(shown, page.width), subject))
+
+    def url(self, url: str, by: str, query: Query) -> UrlReport:
+        """Return one URL's total, rank and series by a kind of period, between the query's times.
+
+        Raises:
+            QueryError, NotKeptError, LedgerUnavailableError: as `report_url`.
+        """
+        now = self._now()
+        window = query.times(now) if query.start is not None else None
+        return report_url(self._store, self._retention, url, by, window, now)
 
     def rows(self, query: Query, behind: Place | None = None, *, in_order: bool = True) -> Iterator[Flat]:
         """Yield all rows of a query behind a place, flat and in pieces, whatever its limit and cursor.

@@ -105,6 +105,8 @@ class Dashboard:
         context = {
             "query": query,
             "texts": texts,
+            # As it was typed, unless that could turn the page's own text around.
+            "typed": texts.get("search", "") if texts.get("search", "").isprintable() else query.search,
             "shown": shown,
             "page": shown.page,
             "rows": self._rows(shown.page, rank),

@@ -11,7 +11,7 @@ from flask import Flask, Response, request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.exceptions import HTTPException
 
-from hitledger.errors import LedgerError, QueryError
+from hitledger.errors import LedgerError, NotKeptError, QueryError, ReportBusyError
 from hitledger.web.requests import request_id
 
 log = logging.getLogger("hitledger.web")
@@ -87,6 +87,8 @@ def install_problems(app: Flask) -> None:
     """Let every error of the application be answered as a problem."""
     app.register_error_handler(ProblemError, _raised)
     app.register_error_handler(QueryError, _bad_query)
+    app.register_error_handler(NotKeptError, _not_kept)
+    app.register_error_handler(ReportBusyError, _busy)
     app.register_error_handler(LedgerError, _ledger_away)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(Exception, _crash)
@@ -98,6 +100,14 @@ def _raised(error: ProblemError) -> Response:
 
 def _bad_query(error: QueryError) -> Response:
     return problem_response(422, f"{error.parameter}: {error.message}", parameter=error.parameter)
+
+
+def _not_kept(error: NotKeptError) -> Response:
+    return problem_response(404, str(error), data_from=error.data_from)
+
+
+def _busy(error: ReportBusyError) -> Response:
+    return problem_response(503, str(error), {"Retry-After": str(error.retry_seconds)})
 
 
 def _ledger_away(error: LedgerError) -> Response:

@@ -1,0 +1,81 @@
+"""`hitledger.Ledger`: the reports, for programs and notebooks."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from hitledger.ledger import LedgerStore
+from hitledger.periods import Retention
+from hitledger.report.page import Page, Row, rows_of
+from hitledger.report.query import Query
+from hitledger.report.reports import Reports
+from hitledger.report.single import UrlReport, report_url
+from hitledger.settings import Settings
+
+
+class Ledger:
+    """Read a ledger.
+
+        import pandas
+        frame = pandas.DataFrame(Ledger("redis://localhost").rows(period="day"))
+
+    The parameters of reports are those of `GET /stats/`, as keywords: `period`, `at`, `from_`,
+    `to`, `tz`, `prefix`, `group`, `search`. Hits that hosts have journalled and not posted yet
+    are not in a report; that is at most their posting interval (100 ms by default).
+
+    Every method raises LedgerUnavailableError where the ledger cannot be reached, QueryError
+    for a parameter that is not allowed, and NotKeptError for a time that is not kept.
+    """
+
+    def __init__(self, url: str, *, key_prefix: str = "hitledger") -> None:
+        """`url` is what HITLEDGER_REDIS_URL takes. Raises SettingsError for one that is not allowed."""
+        self._settings = Settings.from_environment({"HITLEDGER_REDIS_URL": url, "HITLEDGER_KEY_PREFIX": key_prefix})
+        self._store = LedgerStore(self._settings)
+        self._directory = tempfile.TemporaryDirectory(prefix="hitledger-")
+        self._reports = Reports(self._store, self._settings, directory=Path(self._directory.name))
+
+    def page(self, *, limit: int = 1000, cursor: str | None = None, **parameters: str) -> Page:
+        """Return one page, most requested first; `Page.cursor` continues it."""
+        texts = _texts(parameters) | {"limit": str(limit)} | ({"cursor": cursor} if cursor else {})
+        return self._reports.page(Query.read(texts))
+
+    def rows(self, *, in_order: bool = True, **parameters: str) -> Iterator[Row]:
+        """Yield all rows, however many; memory stays flat."""
+        for flat in self._reports.rows(Query.read(_texts(parameters)), in_order=in_order):
+            yield from rows_of(flat)
+
+    def top(self, limit: int = 10, **parameters: str) -> list[Row]:
+        """Return the most requested URLs."""
+        return self.page(limit=limit, **parameters).rows
+
+    def url(self, url: str, *, by: str = "day") -> UrlReport:
+        """Return one URL's total, rank and series by hour, day or month."""
+        return report_url(self._store, Retention.of(self._settings), url, by, None, datetime.now(UTC))
+
+    def total(self) -> int:
+        """Return all requests since the ledger began, those under no URL included."""
+        return self._store.totals().requests
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._store.close()
+        self._directory.cleanup()
+
+    def __enter__(self) -> Self:
+        """Use it as a context that closes it."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+
+def _texts(parameters: dict[str, str]) -> dict[str, str]:
+    return {name.rstrip("_"): str(text) for name, text in parameters.items()}

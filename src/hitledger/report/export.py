@@ -1,0 +1,135 @@
+"""All rows of a report as a stream of bytes: NDJSON, CSV or Parquet, compressed or not.
+
+Memory stays flat: rows come in pieces of some thousands and leave as they come.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+
+from hitledger.errors import QueryError
+from hitledger.report.source import Flat
+
+MEDIA_TYPES = {
+    "ndjson": "application/x-ndjson",
+    "csv": "text/csv; charset=utf-8",
+    "parquet": "application/vnd.apache.parquet",
+}
+FORMULA_STARTS = "=+-@\t\r\0'"
+"""A cell that begins so may be taken for a formula by a spreadsheet (OWASP, CSV injection)."""
+PARQUET_ROWS = 100_000
+
+Encoder = Callable[[Iterator[Flat]], Iterator[bytes]]
+
+
+def as_ndjson(pieces: Iterator[Flat]) -> Iterator[bytes]:
+    """Yield one JSON object a line; URLs are ASCII in which JSON escapes nothing."""
+    for flat in pieces:
+        yield ('{"url":"%s","requests":%s}\n' * (len(flat) // 2) % tuple(flat)).encode()
+
+
+def as_csv(pieces: Iterator[Flat]) -> Iterator[bytes]:
+    """Yield a header and rows (RFC 4180); URLs hold nothing that needs quoting.
+
+    A URL that a spreadsheet could take for a formula has a quotation mark put before it.
+    """
+    yield b"url,requests\r\n"
+    for flat in pieces:
+        safe = [
+            f"'{text}" if index % 2 == 0 and text[:1] in FORMULA_STARTS else text for index, text in enumerate(flat)
+        ]
+        yield ("%s,%s\r\n" * (len(safe) // 2) % tuple(safe)).encode()
+
+
+def as_parquet(pieces: Iterator[Flat]) -> Iterator[bytes]:
+    """Yield a Parquet file with the columns url and requests.
+
+    Raises:
+        QueryError: the package pyarrow is not installed.
+    """
+    try:
+        arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError:
+        raise QueryError("format", "parquet needs the package pyarrow: pip install 'hitledger[parquet]'.") from None
+    return _parquet(pieces, arrow, parquet)
+
+
+def _parquet(pieces: Iterator[Flat], arrow: Any, parquet: Any) -> Iterator[bytes]:
+    schema = arrow.schema([("url", arrow.string()), ("requests", arrow.int64())])
+    sink = _Sink()
+    with parquet.ParquetWriter(sink, schema) as writer:
+        waiting: Flat = []
+        for flat in pieces:
+            waiting += flat
+            if len(waiting) >= 2 * PARQUET_ROWS:
+                writer.write_table(_table(arrow, schema, waiting))
+                waiting = []
+                yield sink.taken()
+        if waiting:
+            writer.write_table(_table(arrow, schema, waiting))
+    yield sink.taken()
+
+
+def _table(arrow: Any, schema: Any, flat: Flat) -> Any:
+    return arrow.table([flat[::2], list(map(int, flat[1::2]))], schema=schema)
+
+
+class _Sink(io.RawIOBase):
+    """A file that is written from its beginning to its end, and read away meanwhile."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._written = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._written
+
+    def write(self, data: Any) -> int:
+        part = bytes(data)
+        self._parts.append(part)
+        self._written += len(part)
+        return len(part)
+
+    def taken(self) -> bytes:
+        parts, self._parts = self._parts, []
+        return b"".join(parts)
+
+
+ENCODERS: dict[str, Encoder] = {"ndjson": as_ndjson, "csv": as_csv, "parquet": as_parquet}
+
+
+def compressions() -> list[str]:
+    """Return the content codings that this installation has, best first."""
+    return ["zstd", "gzip"] if _zstd() else ["gzip"]
+
+
+def compressed(chunks: Iterator[bytes], coding: str) -> Iterator[bytes]:
+    """Yield chunks compressed with a content coding of HTTP; `identity` leaves them as they are."""
+    if coding == "identity":
+        yield from chunks
+        return
+    zstd = _zstd()
+    packer: Any = zlib.compressobj(6, zlib.DEFLATED, 31) if coding == "gzip" or not zstd else zstd()
+    for chunk in chunks:
+        packed = packer.compress(chunk)
+        if packed:
+            yield packed
+    yield packer.flush()
+
+
+def _zstd() -> Callable[[], Any] | None:
+    try:
+        return import_module("compression.zstd").ZstdCompressor  # type: ignore[no-any-return]
+    except ImportError:
+        pass
+    try:
+        return import_module("zstandard").ZstdCompressor(level=3).compressobj  # type: ignore[no-any-return]
+    except ImportError:
+        return None

@@ -1,0 +1,48 @@
+"""client: the same reports for programs and notebooks."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+import hitledger
+from hitledger.errors import NotKeptError, QueryError, SettingsError
+from hitledger.ledger import LedgerStore
+from hitledger.settings import Settings
+from tests.report_support import book
+
+COUNTS = {f"/api/{number}/": number for number in range(1, 30)} | {"(unmatched)": 3}
+
+
+@pytest.fixture
+def ledger(settings: Settings, store: LedgerStore) -> hitledger.Ledger:
+    """A ledger with counts."""
+    book(store, datetime.now(UTC), COUNTS)
+    assert settings.redis_url
+    return hitledger.Ledger(settings.redis_url, key_prefix=settings.key_prefix)
+
+
+def test_rows_pages_and_single_urls(ledger: hitledger.Ledger) -> None:
+    """All rows, the top, a page with its cursor, one URL and the total say the same counts."""
+    with ledger:
+        rows = list(ledger.rows())
+        assert {row.url: row.requests for row in rows} == {url: n for url, n in COUNTS.items() if url[0] == "/"}
+        assert ledger.top(3) == rows[:3]
+        page = ledger.page(limit=10)
+        assert ledger.page(limit=10, cursor=page.cursor).rows == rows[10:20]
+        assert next(row.url for row in ledger.rows(prefix="/api/2", period="day")) == "/api/29/"
+        found = ledger.url("/api/29/")
+        assert (found.requests, found.rank) == (29, 1)
+        assert ledger.total() == sum(COUNTS.values())
+
+
+def test_bad_parameters_are_named(ledger: hitledger.Ledger) -> None:
+    """A mistyped parameter is an error of its own kind, at once."""
+    with ledger:
+        with pytest.raises(QueryError, match="no parameter"):
+            ledger.page(perod="day")
+        with pytest.raises(NotKeptError):
+            ledger.page(period="hour", at="2001-01-01T00")
+    with pytest.raises(SettingsError):
+        hitledger.Ledger("localhost")

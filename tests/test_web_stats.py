@@ -1,0 +1,211 @@
+"""/stats/: pages, one URL, exports, and the manners of HTTP."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from hitledger.ledger import LedgerStore
+from hitledger.settings import Settings
+from hitledger.web import create_app
+from tests.report_support import book, with_shards
+
+COUNTS = {f"/api/{number % 7}/{number}/": 100 + number for number in range(1, 60)} | {"(unmatched)": 5}
+TOTAL = sum(COUNTS.values())
+IN_ORDER = sorted(((hits, url) for url, hits in COUNTS.items() if url[0] == "/"), reverse=True)
+
+
+@pytest.fixture(params=[1, 3], ids=["one shard", "three shards"])
+def client(settings: Settings, request: pytest.FixtureRequest) -> Iterator[FlaskClient]:
+    """A client of a service whose ledger has counts, all of this hour."""
+    app = create_app(with_shards(settings, request.param))
+    store: LedgerStore = app.extensions["hitledger"].store
+    book(store, datetime.now(UTC), COUNTS)
+    yield app.test_client()
+    app.extensions["hitledger"].counter.stop()
+
+
+def get(client: FlaskClient, address: str, status: int = 200, **headers: str) -> Any:
+    """Return an answer's JSON."""
+    answer = client.get(address, headers=headers)
+    assert answer.status_code == status, answer.get_data(as_text=True)
+    return json.loads(answer.get_data())
+
+
+def test_pages_follow_each_other(client: FlaskClient) -> None:
+    """By `next`, and by the Link header that says the same, every URL comes once, in order."""
+    address: str | None = "/stats/?limit=17&prefix=/api/"
+    found = []
+    while address:
+        answer = client.get(address)
+        content = json.loads(answer.get_data())
+        assert content["section"] == {"prefix": "/api/", "requests": TOTAL - 5, "urls": 59}
+        found += [(row["requests"], row["url"]) for row in content["urls"]]
+        address = content["next"]
+        assert answer.headers.get("Link") == (f'<{address}>; rel="next"' if address else None)
+    assert found == IN_ORDER
+
+
+def test_sections_have_their_own_rows(client: FlaskClient) -> None:
+    """A section's children come with their totals and how many URLs they have."""
+    content = get(client, "/stats/?under=/api/")
+    expected: dict[str, list[int]] = {}
+    for hits, url in IN_ORDER:
+        expected.setdefault("/".join(url.split("/")[:3]) + "/", []).append(hits)
+    assert {row["section"]: (row["requests"], row["urls"]) for row in content["sections"]} == {
+        section: (sum(hits), len(hits)) for section, hits in expected.items()
+    }
+    assert content["total_sections"] == 7
+
+
+@pytest.mark.parametrize("by", ["hour", "day", "month"])
+def test_one_url(client: FlaskClient, by: str) -> None:
+    """Its total, its rank over all shards, and a series whose last point is now."""
+    hits, url = IN_ORDER[20]
+    content = get(client, f"/stats/url?url={url}&by={by}")
+    assert (content["requests"], content["rank"], content["url"]) == (hits, 21, url)
+    assert content["series"][-1]["requests"] == hits
+    assert sum(point["requests"] for point in content["series"]) == hits
+
+
+def test_one_url_that_was_never_requested(client: FlaskClient) -> None:
+    """It has no rank, and its series is zeros; it may be written as people do."""
+    content = get(client, "/stats/url?url=/api/%25c3%25a9?x=1")
+    assert (content["url"], content["requests"], content["rank"]) == ("/api/%C3%A9", 0, None)
+
+
+def test_a_series_has_the_times_that_were_asked_for(client: FlaskClient) -> None:
+    """From and to choose its points; what is not kept any more is a 404 that says from when there is data."""
+    now = datetime.now(UTC)
+    start = (now - timedelta(hours=3)).strftime("%Y-%m-%dT%H:00Z")
+    content = get(client, f"/stats/url?url=/x&by=hour&from={start}")
+    assert len(content["series"]) == 4
+    old = (now - timedelta(days=400)).strftime("%Y-%m-%d")
+    assert "hour" in get(client, f"/stats/url?url=/x&by=hour&from={old}", 404)["data_from"]
+
+
+@pytest.mark.parametrize(
+    ("address", "parameter"),
+    [
+        ("/stats/url", "url"), ("/stats/url?url=/x&by=week", "by"), ("/stats/url?url=/x&limit=3", "limit"),
+        ("/stats/export?format=xml", "format"), ("/stats/export?order=up", "order"), ("/stats/export?after=x", "after"),
+        ("/stats/export?limit=3", "limit"), ("/stats/export?group=2", "group"), ("/stats/?period=week", "period"),
+        ("/stats/?from=yesterday", "from"), ("/stats/?tz=Mars", "tz"), ("/stats/?search=", "search"),
+    ],
+)  # fmt: skip
+def test_a_bad_parameter_is_named(client: FlaskClient, address: str, parameter: str) -> None:
+    """Wrong values and unknown names are a 422 that says which."""
+    assert get(client, address, 422)["parameter"] == parameter
+
+
+@pytest.mark.parametrize("order", ["requests", "none"])
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+def test_an_export_has_every_row(client: FlaskClient, order: str, coding: str) -> None:
+    """As NDJSON, in order or not, compressed or not."""
+    answer = client.get(f"/stats/export?order={order}", headers={"Accept-Encoding": coding})
+    data = gzip.decompress(answer.get_data()) if coding == "gzip" else answer.get_data()
+    assert answer.headers.get("Content-Encoding", "identity") == coding
+    rows = [json.loads(line) for line in data.decode().splitlines()]
+    found = [(row["requests"], row["url"]) for row in rows]
+    assert (found if order == "requests" else sorted(found, reverse=True)) == IN_ORDER
+
+
+def exported(client: FlaskClient, parameters: str) -> list[str]:
+    """Return an export's lines, without the export's own requests."""
+    text = client.get(f"/stats/export?{parameters}").get_data(as_text=True)
+    return [line for line in text.splitlines() if "/stats/" not in line]
+
+
+@pytest.mark.parametrize("order", ["requests", "none"])
+def test_an_export_can_be_resumed(client: FlaskClient, order: str) -> None:
+    """Behind the last row that was received come all others, and none again."""
+    whole = exported(client, f"order={order}")
+    last = json.loads(whole[22])
+    assert whole[:23] + exported(client, f"order={order}&after={last['requests']}:{last['url']}") == whole
+
+
+def test_csv_is_safe_in_a_spreadsheet(client: FlaskClient) -> None:
+    """A URL that looks like a formula is text; everything reads back."""
+    store: LedgerStore = client.application.extensions["hitledger"].store
+    book(store, datetime.now(UTC), {"-1+cmd": 1000})
+    for address, headers in (("/stats/export?format=csv", {}), ("/stats/", {"Accept": "text/csv"})):
+        text = client.get(address, headers=headers).get_data(as_text=True)
+        rows = [row for row in csv.reader(io.StringIO(text)) if "/stats/" not in row[0]]
+        assert rows[0] == ["url", "requests"]
+        assert rows[1] == ["'-1+cmd", "1000"]
+        assert len(rows) == 61
+
+
+def test_parquet_where_it_is_installed(client: FlaskClient) -> None:
+    """Columns url and requests; without pyarrow, a 422 that says what to install."""
+    try:
+        from pyarrow import parquet  # noqa: PLC0415
+    except ImportError:
+        assert "pip install" in get(client, "/stats/export?format=parquet", 422)["detail"]
+        return
+    table = parquet.read_table(io.BytesIO(client.get("/stats/export?format=parquet").get_data()))
+    assert list(zip(table["requests"].to_pylist(), table["url"].to_pylist(), strict=True)) == IN_ORDER
+
+
+def test_what_has_not_changed_is_not_sent_again(client: FlaskClient) -> None:
+    """A validator of an answer is honoured, though its `as_of` would be another."""
+    etag = client.get("/stats/url?url=/api/1/1/").headers["ETag"]
+    again = client.get("/stats/url?url=/api/1/1/", headers={"If-None-Match": etag})
+    assert (again.status_code, again.get_data()) == (304, b"")
+    client.get("/api/1/1/")
+    assert client.get("/stats/url?url=/api/1/1/", headers={"If-None-Match": etag}).status_code == 200
+
+
+def test_head_has_the_headers_and_no_body(client: FlaskClient) -> None:
+    """HEAD answers as GET would, without the body."""
+    for address in ("/stats/", "/stats/url?url=/x", "/stats/export"):
+        headed = client.head(address)
+        assert (headed.status_code, headed.get_data()) == (200, b"")
+
+
+def test_large_answers_are_compressed(client: FlaskClient) -> None:
+    """With gzip accepted, a page over a packet's size comes compressed."""
+    answer = client.get("/stats/", headers={"Accept-Encoding": "gzip"})
+    assert answer.headers["Content-Encoding"] == "gzip"
+    assert len(json.loads(gzip.decompress(answer.get_data()))["urls"]) == 59
+
+
+def test_only_so_many_exports_at_once(client: FlaskClient) -> None:
+    """Exports keep threads busy: beyond a few, the next is asked to come again, and room comes back."""
+    running = [client.get("/stats/export", buffered=False) for _ in range(2)]
+    refused = client.get("/stats/export")
+    assert refused.status_code == 503
+    assert refused.headers["Retry-After"]
+    for answer in running:
+        answer.close()
+    with client.get("/stats/export") as after:
+        assert after.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("allowed", "origin", "answer"),
+    [
+        ((), "https://a.example", None),
+        (("https://a.example",), "https://a.example", "https://a.example"),
+        (("https://a.example",), "https://b.example", None),
+        (("*",), "https://b.example", "*"),
+    ],
+)
+def test_other_origins_read_where_they_are_allowed(
+    settings: Settings, allowed: tuple[str, ...], origin: str, answer: str | None
+) -> None:
+    """Pages of the origins in the settings may read reports from a browser, and no others."""
+    app = create_app(replace(settings, cors_origins=allowed))
+    for method in ("GET", "OPTIONS"):
+        headers = app.test_client().open("/stats/", method=method, headers={"Origin": origin}).headers
+        assert headers.get("Access-Control-Allow-Origin") == answer
+    app.extensions["hitledger"].counter.stop()
