@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
@@ -61,3 +62,12 @@ def test_reset_asks_and_then_starts_anew(books: Books) -> None:
     assert result.output == "Dropped 4 requests. Counting goes on from zero.\n"
     assert books.counts() == {}
     assert run(books.settings, "audit").return_value == 0
+
+
+def test_export_writes_everything(books: Books, tmp_path: Path) -> None:
+    """What is pending is posted first; a file and standard output get the same rows."""
+    target = tmp_path / "out.csv"
+    assert run(books.settings, "export", "--format", "csv", "--output", str(target)).exit_code == 0
+    assert target.read_text().splitlines() == ["url,requests", "/a,2", "/pending,1", "/b,1"]
+    result = run(books.settings, "export", "--prefix", "/p")
+    assert result.stdout == '{"url":"/pending","requests":1}\n'

@@ -19,6 +19,7 @@ from hitledger.errors import HitledgerError, QueryError, SettingsError
 COMMANDS = {
     "audit": "hitledger.cli.books",
     "doctor": "hitledger.cli.doctor",
+    "export": "hitledger.cli.export",
     "post": "hitledger.cli.books",
     "reset": "hitledger.cli.books",
     "serve": "hitledger.cli.service",
