@@ -215,3 +215,17 @@ def test_many_files_do_not_hold_posting_up(settings: Settings, monkeypatch: pyte
     assert left == [3, 3, 3, 2, 1, 0]
     assert books.counts() == {"/a": 3}
     books.close()
+
+
+def test_a_crash_loop_does_not_take_every_descriptor(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of very many small files, only so many are held; the others go once they are confirmed."""
+    monkeypatch.setattr(housekeeping, "MOST_HELD_FILES", 2)
+    books = Books(replace(settings, journal_hold_seconds=3600))
+    for _ in range(6):
+        books.note(b"/a")
+        books.journal.close()
+    books.poster.round()
+    books.poster.round()
+    assert len(books.files()) == 2
+    assert books.counts() == {"/a": 6}
+    books.close()

@@ -35,6 +35,8 @@ log = logging.getLogger("hitledger.posting")
 CLOSED_SUFFIX = ".closed"
 KEEP_SECONDS = 35 * 86_400
 """How long a closed file's stub and its watermarks are kept; no writer keeps a file over a day."""
+MOST_HELD_FILES = 256
+"""Each held file takes a descriptor of every process that posts: those of a crash loop must not take all."""
 ROUND_SECONDS = 0.1
 """How long one round may look after files: posting waits meanwhile, and there may be thousands."""
 HEAL_SECONDS = 60.0
@@ -75,16 +77,18 @@ class Housekeeper:
     def keep(self, followers: Collection[Follower]) -> list[Follower]:
         """Confirm, hold and delete; return those whose files are gone now. Raises LedgerError."""
         finished: list[Follower] = []
-        held_bytes = sum(each.size for each in followers if each.confirmed_at is not None)
+        held = [each.size for each in followers if each.confirmed_at is not None]
+        held_bytes, held_files = sum(held), len(held)
         # What is held must leave room below the cap for what is still to come.
         most_bytes = min(self._settings.journal_hold_bytes, self._settings.journal_cap_bytes // 2)
         until = self._host.monotonic() + ROUND_SECONDS
         for follower in self._by_turns(followers):
             self._turn += 1
-            crowded = held_bytes > most_bytes
+            crowded = held_bytes > most_bytes or held_files > MOST_HELD_FILES
             try:
                 if follower.shards and not follower.mismatch and self._close_if_over(follower, crowded=crowded):
                     held_bytes -= follower.size
+                    held_files -= 1
                     finished.append(follower)
             except OSError as error:
                 log.error("journal file %s cannot be closed now: %s", follower.name, error)  # noqa: TRY400
