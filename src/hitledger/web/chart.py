@@ -48,6 +48,7 @@ def chart_of(series: Sequence[Point]) -> Chart | None:
     for index, point in enumerate(series):
         if point.requests:
             height = max(LEAST_HEIGHT, HEIGHT * point.requests / most)
-            texts = (f"{each:.2f}" for each in (index * room, HEIGHT - height, room * (1 - GAP_SHARE), height))
-            bars.append(Bar(*texts, point.period, point.requests))
+            place = (index * room, HEIGHT - height, room * (1 - GAP_SHARE), height)
+            x, y, wide, high = (f"{each:.2f}" for each in place)
+            bars.append(Bar(x, y, wide, high, point.period, point.requests))
     return Chart(bars, most, series[0].period, series[-1].period)

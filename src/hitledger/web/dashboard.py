@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,12 +19,15 @@ from urllib.parse import urlencode
 
 from flask import Blueprint, Response, abort, render_template
 
-from hitledger.errors import HitledgerError, LedgerError, QueryError
+from hitledger.errors import HitledgerError, LedgerError, QueryError, ReportBusyError
 from hitledger.periods import Period
 from hitledger.report import Page, Query
 from hitledger.report.page import rfc3339
-from hitledger.report.query import PAGE, ROWS
+from hitledger.report.query import refuse_unknown
+from hitledger.report.single import UrlReport
+from hitledger.web.addresses import ROWS_SHOWN, crumbs_of, link_of, query_of, rank_of, until_of, url_link
 from hitledger.web.balance import balance_of
+from hitledger.web.chart import chart_of
 from hitledger.web.runs import TestRun
 from hitledger.web.services import Services
 from hitledger.web.stats import parameters
@@ -34,35 +38,37 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-ROWS_SHOWN = 25
 MOST_REMEMBERED = 64
 PERIODS = (("all", "All time"), ("hour", "This hour"), ("day", "Today"), ("month", "This month"))
+KINDS_SHOWN = (("hour", "Hours"), ("day", "Days"), ("month", "Months"))
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A page of the report as it is shown: `error` where it is not what was asked for now."""
+    """A report as it is shown: `error` where it is not what was asked for now; `busy` where it soon will be."""
 
-    page: Page | None
+    report: Any
     error: str = ""
+    status: int = 200
+    busy: bool = False
 
 
 class Memory:
-    """The last pages that could be read, for when the ledger is away."""
+    """The last reports that could be read, for when the ledger is away."""
 
     def __init__(self) -> None:
-        self._pages: OrderedDict[Query, Page] = OrderedDict()
+        self._reports: OrderedDict[Hashable, Any] = OrderedDict()
 
-    def keep(self, query: Query, page: Page) -> None:
-        """Remember a page."""
-        self._pages[query] = page
-        self._pages.move_to_end(query)
-        while len(self._pages) > MOST_REMEMBERED:
-            self._pages.popitem(last=False)
+    def keep(self, asked: Hashable, report: Any) -> None:
+        """Remember a report."""
+        self._reports[asked] = report
+        self._reports.move_to_end(asked)
+        while len(self._reports) > MOST_REMEMBERED:
+            self._reports.popitem(last=False)
 
-    def last(self, query: Query) -> Page | None:
-        """Return the page as it was last read."""
-        return self._pages.get(query)
+    def last(self, asked: Hashable) -> Any:
+        """Return the report as it was last read; None where it never was."""
+        return self._reports.get(asked)
 
 
 def dashboard_blueprint(services: Services) -> Blueprint:
@@ -71,6 +77,7 @@ def dashboard_blueprint(services: Services) -> Blueprint:
     view = Dashboard(services)
     blueprint.add_url_rule("/", "now", view.now)
     blueprint.add_url_rule("/live/", "live", view.live)
+    blueprint.add_url_rule("/url", "one_url", view.one_url)
     blueprint.add_url_rule("/runs/", "runs", view.runs)
     blueprint.add_url_rule("/live/runs/<run_id>/", "live_run", view.live_run)
 
@@ -91,49 +98,75 @@ class Dashboard:
         self._services = services
         self._memory = Memory()
 
-    def now(self) -> Response | tuple[str, int]:
+    def now(self) -> tuple[str, int]:
         """Show the hottest URLs or sections of a period, found and walked through by the address."""
         texts = parameters()
-        rank = int(texts.pop("rank", "1")) if texts.get("rank", "1").isdecimal() else 1
-        texts = {name: text for name, text in texts.items() if text}
+        rank = rank_of(texts)
         try:
-            query = Query.read({"limit": str(ROWS_SHOWN), **texts}, ROWS + PAGE)
-            shown = self._read(query)
-            status = 200
+            query = query_of(texts)
+            shown = self._read_page(query)
         except QueryError as error:
-            query, shown, status = Query(limit=ROWS_SHOWN), Shown(None, f"{error.parameter}: {error.message}"), 422
+            query, shown = Query(limit=ROWS_SHOWN), Shown(None, f"{error.parameter}: {error.message}", 422)
+        page: Page | None = shown.report
         context = {
             "query": query,
             "texts": texts,
             # As it was typed, unless that could turn the page's own text around.
             "typed": texts.get("search", "") if texts.get("search", "").isprintable() else query.search,
+            "until": until_of(query),
             "shown": shown,
-            "page": shown.page,
-            "rows": self._rows(shown.page, rank),
+            "page": page,
+            "rows": self._rows(page, rank),
+            "today": self._today(page, query),
             "crumbs": crumbs_of(query),
             "periods": PERIODS,
-            "following": self._following(query, shown.page, rank),
+            "following": self._following(query, page, rank),
             "exports": urlencode(query.rows_parameters),
             "link": link_of,
+            "url_link": url_link,
             "balance": balance_of(self._services),
         }
-        return render_template("now.html", **context), status
+        return render_template("now.html", **context), shown.status
 
     def live(self) -> Response:
         """Return what changes on the first page, as JSON; asked for once a second by pages that are seen."""
-        texts = {name: text for name, text in parameters().items() if text and name not in ("rank", "cursor")}
-        query = Query.read({"limit": str(ROWS_SHOWN), **texts}, ROWS + PAGE)
-        shown = self._read(query)
-        page = shown.page
+        query = query_of({name: text for name, text in parameters().items() if name != "cursor"})
+        shown = self._read_page(query)
+        page: Page | None = shown.report
         content: dict[str, Any] = {"error": shown.error, "balance": balance_of(self._services)}
         if page:
             content |= {
                 "as_of": rfc3339(page.as_of),
-                "total_requests": page.total_requests,
-                "total_urls": page.total_urls,
+                "requests": page.section.requests if page.section else page.total_requests,
+                "urls": page.section.urls if page.section else page.total_urls,
+                "today": self._today(page, query),
                 "rows": self._rows(page, 1),
             }
         return _json(content)
+
+    def one_url(self) -> tuple[str, int]:
+        """Show one URL: its total, its rank, and its history as a chart and a table."""
+        texts = {name: text for name, text in parameters().items() if text}
+        url, by = texts.get("url", ""), texts.get("by", "day")
+        try:
+            refuse_unknown(texts, ("url", "by", "from", "to"))
+            times = Query.read({name: text for name, text in texts.items() if name in ("from", "to")})
+            if not url:
+                raise QueryError("url", "is missing.")
+            shown = self._read(("url", url, by, times), lambda: self._services.reports.url(url, by, times))
+        except QueryError as error:
+            shown = Shown(None, f"{error.parameter}: {error.message}", 422)
+        report: UrlReport | None = shown.report
+        context = {
+            "report": report,
+            "shown": shown,
+            "by": by,
+            "kinds": KINDS_SHOWN,
+            "chart": chart_of(report.series) if report else None,
+            "url_link": url_link,
+            "balance": balance_of(self._services),
+        }
+        return render_template("url.html", **context), shown.status
 
     def runs(self) -> str:
         """List the test runs, and offer a new one."""
@@ -153,20 +186,34 @@ class Dashboard:
             abort(404)
         return Response(TestRun.of(run).model_dump_json(), mimetype="application/json")
 
-    def _read(self, query: Query) -> Shown:
-        """Read a page, or give the last one that could be read, and say why."""
+    def _read_page(self, query: Query) -> Shown:
+        return self._read(query, lambda: self._services.reports.page(query))
+
+    def _read(self, asked: Hashable, read: Callable[[], Any]) -> Shown:
+        """Read a report, or give the last one that could be read, and say why. Raises QueryError."""
         try:
             self._services.counter.post_now()
-            page = self._services.reports.page(query)
+            report = read()
         except QueryError:
             raise
         except LedgerError as error:
             log.debug("the dashboard shows what it last read: %s", error)
-            return Shown(self._memory.last(query), "The ledger cannot be read now. Requests are still counted.")
+            return Shown(self._memory.last(asked), "The ledger cannot be read now. Requests are still counted.")
+        except ReportBusyError as error:
+            return Shown(self._memory.last(asked), error.message, busy=True)
         except HitledgerError as error:
-            return Shown(self._memory.last(query), error.message)
-        self._memory.keep(query, page)
-        return Shown(page)
+            return Shown(self._memory.last(asked), f"{error.message} {error.hint}")
+        self._memory.keep(asked, report)
+        return Shown(report)
+
+    def _today(self, page: Page | None, query: Query) -> int | None:
+        """Return the requests of this day so far, where the page itself does not say them."""
+        if page is None or query != Query(limit=ROWS_SHOWN):
+            return None
+        try:
+            return self._services.store.totals(Period.containing("day", datetime.now(UTC))).requests
+        except LedgerError:
+            return None
 
     def _rows(self, page: Page | None, rank: int) -> list[dict[str, Any]]:
         if page is None:
@@ -176,7 +223,7 @@ class Dashboard:
             return [
                 {
                     "rank": rank + index, "name": row.section, "requests": row.requests, "urls": row.urls,
-                    "share": share_of(row.requests, total), "is_section": row.urls > 1 or row.section.endswith("/"),
+                    "share": share_of(row.requests, total), "is_section": row.section.endswith("/"),
                 }
                 for index, row in enumerate(page.sections)
             ]  # fmt: skip
@@ -211,32 +258,10 @@ class Dashboard:
         return "/?" + urlencode(following)
 
 
-def crumbs_of(query: Query) -> list[tuple[str, str]]:
-    """Return the way down to a query's section: each step's text and address."""
-    steps = [("all", link_of(query, prefix=None, group=None))]
-    at = "/"
-    for segment in [each for each in query.prefix.split("/") if each]:
-        at += segment + "/"
-        steps.append((segment, link_of(query, prefix=at, group=str(at.count("/")))))
-    return steps if query.prefix else []
-
-
-def link_of(query: Query, **changes: str | None) -> str:
-    """Return the address of a query with some of its parameters changed; None takes one away."""
-    given = dict(query.rows_parameters)
-    for name, text in changes.items():
-        if text is None:
-            given.pop(name, None)
-        else:
-            given[name] = text
-    return "/?" + urlencode(given) if given else "/"
-
-
 def share_of(part: int, whole: int) -> str:
     """Return a share in per cent, as people read it."""
     return f"{100 * part / whole:.1f} %" if whole else ""
 
 
 def _json(content: dict[str, Any]) -> Response:
-
     return Response(json.dumps(content), mimetype="application/json")

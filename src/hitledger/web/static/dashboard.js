@@ -26,18 +26,18 @@ function nameCell(row, width) {
   td.className = "url";
   const bdi = document.createElement("bdi");
   bdi.textContent = row.name;
+  const link = document.createElement("a");
   if (width === 3 && row.is_section) {
     const address = new URL(location.href);
     address.searchParams.set("prefix", row.name);
     address.searchParams.set("group", String(row.name.split("/").length - 1));
     address.searchParams.delete("cursor");
-    const link = document.createElement("a");
     link.href = address.pathname + address.search;
-    link.append(bdi);
-    td.append(link);
   } else {
-    td.append(bdi);
+    link.href = "/url?" + new URLSearchParams({url: row.name});
   }
+  link.append(bdi);
+  td.append(link);
   return td;
 }
 
@@ -75,8 +75,8 @@ let last = null;
 
 function showRate(content) {
   const at = Date.parse(content.as_of);
-  if (last && at > last.at && content.total_requests >= last.total) {
-    rates.push((content.total_requests - last.total) * 1000 / (at - last.at));
+  if (last && at > last.at && content.requests >= last.total) {
+    rates.push((content.requests - last.total) * 1000 / (at - last.at));
     if (rates.length > 60) rates.shift();
     const most = Math.max(1, ...rates);
     find("[data-rate]").textContent = number.format(Math.round(rates[rates.length - 1]));
@@ -84,29 +84,39 @@ function showRate(content) {
       "points", rates.map((rate, index) => `${index * 2},${(23 - 22 * rate / most).toFixed(1)}`).join(" "));
     find(".rate").hidden = false;
   }
-  last = {at, total: content.total_requests};
+  last = {at, total: content.requests};
+}
+
+function showNotice(text) {
+  const notice = find("[data-notice]");
+  if (text) text += " These are the last figures known.";
+  if (notice.textContent !== text) notice.textContent = text;
+  notice.hidden = !text;
 }
 
 async function update() {
   const answer = await fetch("/live/" + location.search, {headers: {Accept: "application/json"}});
-  if (!answer.ok) return;
+  if (!answer.ok) throw new Error(answer.statusText);
   const content = await answer.json();
   showBalance(content.balance);
+  showNotice(content.error);
   if (!content.rows || content.error) return;
-  const section = new URLSearchParams(location.search).get("prefix");
-  if (!section) {
-    find("[data-total]").textContent = number.format(content.total_requests);
-    if (content.total_urls !== null) find("[data-urls]").textContent = number.format(content.total_urls);
-  }
+  find("[data-total]").textContent = number.format(content.requests);
+  if (content.urls !== null) find("[data-urls]").textContent = number.format(content.urls);
+  if (content.today !== null) find("[data-today]").textContent = number.format(content.today);
   showTime(find("[data-asof]"), content.as_of);
   showRows(find("[data-rows]"), content.rows);
   showRate(content);
 }
 
+const seen = () => document.hidden
+  ? new Promise((resolve) => document.addEventListener("visibilitychange", resolve, {once: true})) : null;
+
 async function keepUpdating() {
   // One request at a time, and none while nobody looks.
   for (;;) {
-    if (!document.hidden) await update().catch(() => {});
+    await seen();
+    await update().catch(() => showNotice("The service does not answer."));
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
 }
@@ -121,31 +131,56 @@ function showRun(run) {
     `${number.format(run.failed)} failed${rate}${latency}${run.error ? ". " + run.error : ""}`;
 }
 
+function sayOfRun(text) {
+  find("#run").hidden = false;
+  find("[data-run]").textContent = text;
+}
+
+async function follow(id) {
+  const cancel = find("[data-cancel]");
+  cancel.onclick = () => fetch(`/test/runs/${id}/`, {method: "DELETE"});
+  let before = null;
+  for (;;) {
+    const answer = await fetch(`/live/runs/${encodeURIComponent(id)}/`);
+    const run = await answer.json();
+    if (!answer.ok) return sayOfRun(run.detail);
+    const at = performance.now();
+    if (!run.requests_per_second && before && at > before.at) {
+      run.requests_per_second = (run.sent - before.sent) * 1000 / (at - before.at);
+    }
+    before = {at, sent: run.sent};
+    showRun(run);
+    const open = run.status === "queued" || run.status === "running";
+    cancel.hidden = !open;
+    if (!open) return refreshRuns();
+    await new Promise((resolve) => setTimeout(resolve, 500));
+  }
+}
+
+async function refreshRuns() {
+  const text = await (await fetch("/runs/")).text();
+  const fresh = new DOMParser().parseFromString(text, "text/html").querySelector("[data-runs]");
+  if (fresh) find("[data-runs]").replaceWith(fresh);
+  localTimes();
+}
+
 async function tryRun(event) {
   event.preventDefault();
   const button = find("#try button");
-  const cancel = find("[data-cancel]");
   button.disabled = true;
   try {
     const answer = await fetch(`/test/${encodeURIComponent(event.target.n.value)}/`,
       {method: "POST", headers: {Prefer: "respond-async"}});
-    let run = await answer.json();
-    if (!answer.ok) {
-      find("#run").hidden = false;
-      find("[data-run]").textContent = run.detail;
-      return;
-    }
-    cancel.hidden = false;
-    cancel.onclick = () => fetch(`/test/runs/${run.id}/`, {method: "DELETE"});
-    while (run.status === "queued" || run.status === "running") {
-      showRun(run);
-      await new Promise((resolve) => setTimeout(resolve, 500));
-      run = await (await fetch(`/live/runs/${run.id}/`)).json();
-    }
-    showRun(run);
+    const run = await answer.json();
+    if (!answer.ok) return sayOfRun(run.detail);
+    // The run has its own address, to be sent to a colleague.
+    history.replaceState(null, "", "/runs/?" + new URLSearchParams({run: run.id}));
+    await follow(run.id);
+  } catch {
+    sayOfRun("The service does not answer.");
   } finally {
     button.disabled = false;
-    cancel.hidden = true;
+    find("[data-cancel]").hidden = true;
   }
 }
 
@@ -154,4 +189,6 @@ if (find("#live[data-live=on]")) keepUpdating();
 if (find("#try")) {
   find("#try").hidden = false;
   find("#try").addEventListener("submit", tryRun);
+  const run = new URLSearchParams(location.search).get("run");
+  if (run) follow(run).catch(() => sayOfRun("The service does not answer."));
 }
