@@ -32,6 +32,12 @@ ONE_HIT_SHARE = 5
 """One URL in so many has one hit."""
 HOURS = 24
 LOAD_ROWS = 20_000
+NAMES = {
+    "bare": "ZREVRANGE",
+    "first": "first page",
+    "small": "first page of 50,000",
+    "deep": "page at 2/5 of all ranks",
+}
 
 
 @dataclass(frozen=True)
@@ -84,11 +90,11 @@ def load(store: LedgerStore, content: Iterator[tuple[str, int]], period: Period 
         waiting[shard][url] = hits
         totals[shard] += hits
         if len(waiting[shard]) >= LOAD_ROWS:
-            client.zadd(store.set_key(shard, period), waiting[shard])  # type: ignore[arg-type]
+            client.zadd(store.set_key(shard, period), waiting[shard])
             waiting[shard] = {}
     for shard in range(shards):
         if waiting[shard]:
-            client.zadd(store.set_key(shard, period), waiting[shard])  # type: ignore[arg-type]
+            client.zadd(store.set_key(shard, period), waiting[shard])
         client.hincrby(store.totals_key(shard, period), "requests", totals[shard])
 
 
@@ -148,9 +154,8 @@ def pages(result: Result, large: Served, small: Served, rounds: int) -> None:
     """Measure pages: the first ones beside ZREVRANGE, the deep one beside the first."""
     shards = large.store.identity.shards
     client = large.store.reader(0)
-    place = large.store.read(
-        [(0, ("ZREVRANGE", large.store.set_key(0), *[large.url_count * 2 // 5 // shards] * 2, "WITHSCORES"))]
-    )[0]
+    rank = large.url_count * 2 // 5 // shards
+    (place,) = large.store.read([(0, ("ZREVRANGE", large.store.set_key(0), rank, rank, "WITHSCORES"))])
     for limit in (100, 1000):
         subject = f"{large.store.identity.id} "
         cursor = encode_cursor((int(place[1]), place[0]), subject)
@@ -167,9 +172,7 @@ def pages(result: Result, large: Served, small: Served, rounds: int) -> None:
             "deep": lambda limit=limit, cursor=cursor: large.get(f"/stats/?limit={limit}&cursor={cursor}")[0],  # type: ignore[misc]
         }
         found = interleaved(variants, rounds)
-        for name, text in (
-            ("bare", "ZREVRANGE"), ("first", "first page"), ("small", "first page of 50,000"), ("deep", "at 2/5 of all ranks"),
-        ):  # fmt: skip
+        for name, text in NAMES.items():
             figures = sorted(found[name])
             result.rows.append([f"{text}, {limit} rows, {shards} shards", figures[len(figures) // 2], p99(figures)])
         what = f"{limit} rows, {shards} shards"
@@ -193,9 +196,8 @@ def export(result: Result, server: Valkey, large: Served) -> None:
         seconds = time.perf_counter() - began
     rate = large.url_count / seconds
     memory = max(resident_megabytes(pid) for pid in children_of(large.pid))
-    result.rows.append(
-        [f"export {large.url_count:,} URLs ({length / 1e6:.0f} MB), {shards} shards: URLs/s", rate, rate]
-    )
+    what = f"{large.url_count:,} URLs ({length / 1e6:.0f} MB), {shards} shards"
+    result.rows.append([f"export {what}: URLs/s", rate, rate])
     result.bars += [
         Bar(f"PING p99 in ms during an export, {shards} shards", p99(pings), 10, at_least=False),
         Bar(f"MB of the exporting process, {shards} shards", memory, 150, at_least=False),
