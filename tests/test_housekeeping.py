@@ -160,6 +160,9 @@ def test_a_gap_is_only_what_the_ledger_lacks() -> None:
     end = Watermark(900, 40, 7, lost=1)
     assert housekeeping.gap_batch(0, "x", end, end) is None
     assert housekeeping.gap_batch(0, "x", end, replace(end, offset=1000)) is None
+    told_late = housekeeping.gap_batch(0, "x", end, replace(end, lost=0))
+    assert told_late
+    assert told_late.wanted == end
     batch = housekeeping.gap_batch(0, "x", end, Watermark(500, 25, 3))
     assert batch
     assert batch.wanted == Watermark(900, 25, 7, lost=16)

@@ -205,7 +205,7 @@ class Housekeeper:
 
 def gap_batch(shard: int, name: str, end: Watermark, mark: Watermark | None) -> Batch | None:
     """Return the batch that books as lost what lies between a ledger's watermark and a closed file's end."""
-    if mark and mark.offset >= end.offset:
+    if mark and (mark.offset > end.offset or (mark.offset == end.offset and mark.lost >= end.lost)):
         return None
     gap = end.hits - (mark.hits if mark else 0)
     wanted = replace(end, hits=mark.hits if mark else 0, lost=end.lost + max(0, gap))
