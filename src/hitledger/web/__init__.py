@@ -17,6 +17,7 @@ from hitledger.web.api import AnythingConverter, api_blueprint
 from hitledger.web.dashboard import dashboard_blueprint
 from hitledger.web.docs import docs_blueprint
 from hitledger.web.health import health_api
+from hitledger.web.metrics import metrics_blueprint
 from hitledger.web.problems import Problem, install_problems, validation_failed
 from hitledger.web.requests import install_request_checks
 from hitledger.web.runs import runs_api
@@ -61,6 +62,7 @@ def build_app(services: Services) -> Flask:
     install_request_checks(app, services.settings)
     install_problems(app)
     app.register_blueprint(docs_blueprint(app))
+    app.register_blueprint(metrics_blueprint(services))
     app.register_blueprint(dashboard_blueprint(services))
     for blueprint in (api_blueprint(), stats_api(services), runs_api(services), health_api(services)):
         app.register_api(blueprint)
