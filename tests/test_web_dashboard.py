@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,47 @@ def test_looking_does_not_count(client: FlaskClient) -> None:
     assert json.loads(client.get("/stats/").get_data())["total_requests"] == 0
     client.get("/")
     assert json.loads(client.get("/stats/").get_data())["urls"][0]["requests"] == 1
+
+
+def test_a_form_is_read_as_people_mean_it(client: FlaskClient) -> None:
+    """Empty fields are none, a range stands for itself, and its last day belongs to it."""
+    client.get("/api/one/")
+    day = datetime.now(UTC).date()
+    for address, status in (
+        ("/?search=&period=all&from=&until=", 200),
+        (f"/?period=day&from={day}&until={day}", 200),
+        (f"/?until={day}", 200),
+        ("/?prefix=/api/&group=2&search=one", 200),
+        ("/?search=%F0%9F%98%80%E2%80%AE", 200),
+        ("/?until=soon", 422),
+        ("/?rank=%C2%B2", 200),
+        ("/url", 422),
+        ("/url?url=/api/one/&by=week", 422),
+        ("/url?url=/never/", 200),
+    ):
+        answer = client.get(address)
+        text = answer.get_data(as_text=True)
+        assert (address, answer.status_code) == (address, status)
+        assert "<main" in text
+        if f"until={day}" in address:
+            assert "/api/one/" in text
+            assert f'name="until" value="{day}"' in text
+
+
+def test_one_url_has_a_page(client: FlaskClient) -> None:
+    """Each row leads to its URL's total, rank and history, drawn by the server."""
+    for path, times in (("/api/hot/", 9), ("/api/%3cb%3e/", 8)):
+        for _ in range(times):
+            client.get(path)
+    text = client.get("/").get_data(as_text=True)
+    found = re.search(r'href="(/url\?url=[^"]*3Cb[^"]*)"', text)
+    assert found
+    for by in ("hour", "day", "month"):
+        page = client.get(f"{found.group(1)}&by={by}").get_data(as_text=True)
+        assert "/api/%3Cb%3E/</bdi>" in page
+        assert "<strong data-total>8</strong>" in page
+        assert "rank <strong>2</strong>" in page
+        assert page.count("<rect") == 1
 
 
 def test_a_ledger_that_is_away_is_said_with_the_last_figures(settings: Settings) -> None:

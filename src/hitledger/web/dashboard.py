@@ -100,14 +100,15 @@ class Dashboard:
 
     def now(self) -> tuple[str, int]:
         """Show the hottest URLs or sections of a period, found and walked through by the address."""
-        texts = parameters()
-        rank = rank_of(texts)
+        texts: dict[str, str] = {}
         try:
+            texts = parameters()
             query = query_of(texts)
             shown = self._read_page(query)
         except QueryError as error:
             query, shown = Query(limit=ROWS_SHOWN), Shown(None, f"{error.parameter}: {error.message}", 422)
         page: Page | None = shown.report
+        rank = rank_of(texts)
         context = {
             "query": query,
             "texts": texts,
@@ -146,9 +147,10 @@ class Dashboard:
 
     def one_url(self) -> tuple[str, int]:
         """Show one URL: its total, its rank, and its history as a chart and a table."""
-        texts = {name: text for name, text in parameters().items() if text}
-        url, by = texts.get("url", ""), texts.get("by", "day")
+        by = "day"
         try:
+            texts = {name: text for name, text in parameters().items() if text}
+            url, by = texts.get("url", ""), texts.get("by", by)
             refuse_unknown(texts, ("url", "by", "from", "to"))
             times = Query.read({name: text for name, text in texts.items() if name in ("from", "to")})
             if not url:
@@ -208,7 +210,7 @@ class Dashboard:
 
     def _today(self, page: Page | None, query: Query) -> int | None:
         """Return the requests of this day so far, where the page itself does not say them."""
-        if page is None or query != Query(limit=ROWS_SHOWN):
+        if page is None or query.rows_parameters:
             return None
         try:
             return self._services.store.totals(Period.containing("day", datetime.now(UTC))).requests

@@ -218,10 +218,16 @@ def checked_here(view: Any) -> Any:
 def parameters() -> dict[str, str]:
     """Return the request's parameters; bytes that are no UTF-8 survive as surrogates."""
     try:
-        pairs = parse_qsl(request.query_string, keep_blank_values=True, max_num_fields=MOST_PARAMETERS)
+        # Given as bytes, it would refuse whatever is not ASCII once it is decoded.
+        pairs = parse_qsl(
+            request.query_string.decode("utf-8", "surrogateescape"),
+            keep_blank_values=True,
+            errors="surrogateescape",
+            max_num_fields=MOST_PARAMETERS,
+        )
     except ValueError:
         raise QueryError("query", f"has more than {MOST_PARAMETERS} parameters.") from None
-    return {name.decode("utf-8", "replace"): value.decode("utf-8", "surrogateescape") for name, value in pairs}
+    return {name.encode("utf-8", "replace").decode(): value for name, value in pairs}
 
 
 def _following(query: Query, page: Page) -> str | None:

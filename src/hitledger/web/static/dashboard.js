@@ -42,21 +42,30 @@ function nameCell(row, width) {
 }
 
 function showRows(body, rows) {
+  if (!rows.length) return;
   const width = Number(body.dataset.width);
-  const fresh = rows.map((row) => {
-    const tr = document.createElement("tr");
-    tr.append(
-      cell(number.format(row.rank), "number"), nameCell(row, width), cell(number.format(row.requests), "number"),
-      cell(row.share, "number"), cell(number.format(width === 3 ? row.urls : row.recent), "number"));
-    return tr;
+  const old = new Map([...body.rows].map((tr) => [tr.querySelector("bdi")?.textContent, tr]));
+  const kept = new Set();
+  // A URL's row stays the same element, so that nothing flickers or loses the focus.
+  rows.forEach((row, index) => {
+    const tr = old.get(row.name) || newRow(row, width);
+    kept.add(tr);
+    const texts = {0: row.rank, 2: row.requests, 4: width === 3 ? row.urls : row.recent};
+    for (const [column, value] of Object.entries(texts)) showText(tr.cells[column], number.format(value));
+    showText(tr.cells[3], row.share);
+    if (body.rows[index] !== tr) body.insertBefore(tr, body.rows[index] || null);
   });
-  // Rows stay where they are unless their text changed, so that nothing flickers or loses the focus.
-  fresh.forEach((tr, index) => {
-    const old = body.rows[index];
-    if (!old) body.append(tr);
-    else if (old.textContent.replace(/\s/g, "") !== tr.textContent.replace(/\s/g, "")) old.replaceWith(tr);
-  });
-  while (body.rows.length > fresh.length && fresh.length) body.deleteRow(-1);
+  for (const tr of [...body.rows]) if (!kept.has(tr)) tr.remove();
+}
+
+function newRow(row, width) {
+  const tr = document.createElement("tr");
+  tr.append(cell("", "number"), nameCell(row, width), cell("", "number"), cell("", "number wide"), cell("", "number"));
+  return tr;
+}
+
+function showText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
 }
 
 function showBalance(balance) {
