@@ -19,10 +19,11 @@ def main() -> int:
     parser.add_argument("--pace", type=float, default=Plan.pace, help="faults a second")
     parser.add_argument("--connections", type=int, default=Plan.connections, help="of the client")
     parser.add_argument("--workers", type=int, default=Plan.workers, help="web processes")
+    parser.add_argument("--shards", type=int, default=Plan.shards, help="of the ledger")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the verdict there, too")
     chosen = parser.parse_args()
     seed = random.randrange(2**32) if chosen.seed is None else chosen.seed
-    verdict = run(Plan(seed, chosen.seconds, chosen.pace, chosen.connections, chosen.workers))
+    verdict = run(Plan(seed, chosen.seconds, chosen.pace, chosen.connections, chosen.workers, chosen.shards))
     print(verdict)  # noqa: T201
     if chosen.json:
         chosen.json.write_text(json.dumps(verdict.as_json(), indent=2) + "\n")

@@ -45,6 +45,7 @@ class Service:
         workers: int = 2,
         file_bytes: Sequence[int] = JOURNAL_FILE_BYTES,
         hold_seconds: int = HOLD_SECONDS,
+        shards: int = 1,
     ) -> None:
         self.valkey = EmbeddedValkey(directory)
         self.valkey.prepare()
@@ -56,6 +57,7 @@ class Service:
             port=free_port(),
             workers=workers,
             journal_hold_seconds=hold_seconds,
+            shards=shards,
         )
         self._file_bytes = file_bytes
         self._stopped: set[int] = set()
@@ -134,9 +136,10 @@ class Service:
             return None
 
     def booked(self) -> int:
-        """Return how many hits the ledger holds, 0 where it does not answer now."""
-        found = self.ask("HGET", self.settings.key_prefix + ":{0}:totals", "requests")
-        return int(found) if found and found.isdigit() else 0
+        """Return how many hits the ledger holds; less, where it does not answer now."""
+        keys = [f"{self.settings.key_prefix}:{{{shard}}}:totals" for shard in range(self.settings.shards or 1)]
+        found = [self.ask("HGET", key, "requests") for key in keys]
+        return sum(int(text) for text in found if text and text.isdigit())
 
     def workers(self) -> list[int]:
         """Return the pids of the web workers."""
@@ -200,6 +203,7 @@ class Service:
             "HITLEDGER_DATA_DIR": str(settings.data_dir),
             "HITLEDGER_PORT": str(settings.port),
             "HITLEDGER_WORKERS": str(settings.workers),
+            "HITLEDGER_SHARDS": str(settings.shards),
             "HITLEDGER_JOURNAL_HOLD_SECONDS": str(settings.journal_hold_seconds),
             "HITLEDGER_JOURNAL_FILE_BYTES": str(self._file_bytes[self._web_starts % len(self._file_bytes)]),
         }

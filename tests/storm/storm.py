@@ -30,13 +30,14 @@ POSTED_WITHIN_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Plan:
-    """A storm to come: its seed, its length in seconds, faults a second, connections, web workers."""
+    """A storm to come: its seed, its length in seconds, its faults a second, and what it meets."""
 
     seed: int
     seconds: float
     pace: float = 3.0
     connections: int = 12
     workers: int = 2
+    shards: int = 1
 
 
 def run(plan: Plan) -> Verdict:
@@ -54,7 +55,7 @@ class _Storm:
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._plan = plan
         self._folder = folder
-        self._service = Service(folder, plan.workers)
+        self._service = Service(folder, plan.workers, shards=plan.shards)
         self._direct = replace(self._service.settings, redis_url=self._service.valkey.url)
         self._tick = threading.Event()
         self._sent = 0
@@ -82,6 +83,7 @@ class _Storm:
                 tally["sent"],
                 **sums,
                 all_posted_after_seconds=posted_after,
+                shards=self._plan.shards,
             )
             return compare(verdict, tally, self._direct, self._too_much)
         finally:

@@ -27,6 +27,7 @@ class Verdict:
     answered: int
     broken: int
     all_posted_after_seconds: float
+    shards: int = 1
     urls: int = 0
     broken_counted: int = 0
     lost: int = 0
@@ -47,7 +48,7 @@ class Verdict:
         faults = sorted(self.faults.items(), key=lambda each: -each[1])
         rate = self.requests / self.seconds
         return "\n".join([
-            f"storm {self.seed}: {self.seconds:.0f} s, {sum(self.faults.values()):,} faults, {self.kills:,} kills",
+            f"storm {self.seed}: {self.seconds:.0f} s, {sum(self.faults.values()):,} faults, {self.kills:,} kills; shards: {self.shards}",
             *(f"  {count:6,}  {name}" for name, count in faults),
             (f"requests {self.requests:,} ({rate:,.0f} a second) to {self.urls:,} URLs: answered {self.answered:,}, "
             f"broken off {self.broken:,}, of which {self.broken_counted:,} were counted"),
