@@ -48,10 +48,10 @@ class Verdict:
         faults = sorted(self.faults.items(), key=lambda each: -each[1])
         rate = self.requests / self.seconds
         return "\n".join([
-            f"storm {self.seed}: {self.seconds:.0f} s, {sum(self.faults.values()):,} faults, {self.kills:,} kills; shards: {self.shards}",
+            f"storm {self.seed}: {self.seconds:.0f} s, {sum(self.faults.values()):,} faults, {self.kills:,} kills",
             *(f"  {count:6,}  {name}" for name, count in faults),
-            (f"requests {self.requests:,} ({rate:,.0f} a second) to {self.urls:,} URLs: answered {self.answered:,}, "
-            f"broken off {self.broken:,}, of which {self.broken_counted:,} were counted"),
+            f"requests {self.requests:,} ({rate:,.0f} a second) to {self.urls:,} URLs in {self.shards} shards",
+            f"answered {self.answered:,}, broken off {self.broken:,}, of which {self.broken_counted:,} were counted",
             (f"lost {self.lost:,}, doubled {self.doubled:,}; "
             f"all posted {self.all_posted_after_seconds:.1f} s after the last fault"),
             "balance: " + ", ".join(f"{name} {count:,}" for name, count in self.balance.items()),
