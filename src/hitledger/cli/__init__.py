@@ -25,6 +25,8 @@ COMMANDS = {
     "serve": "hitledger.cli.service",
     "settings": "hitledger.cli.about",
     "stats": "hitledger.cli.reports",
+    "test": "hitledger.cli.test",
+    "top": "hitledger.cli.top",
     "version": "hitledger.cli.about",
     "web": "hitledger.cli.web",
     "worker": "hitledger.cli.worker",

@@ -1,0 +1,148 @@
+"""Where `top` and `test` look: the ledger itself, or a service over HTTP, with the same answers.
+
+Over HTTP they use the public API alone; that service counts these requests, too.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from http.client import HTTPException
+from typing import Any, Protocol
+from urllib.error import HTTPError
+from urllib.parse import urlencode, urlsplit
+from urllib.request import Request, urlopen
+
+from hitledger.embedded import with_ledger
+from hitledger.errors import HitledgerError, QueryError, ServiceError
+from hitledger.ledger import LedgerStore
+from hitledger.posting import Poster
+from hitledger.report import Query, Reports
+from hitledger.settings import Settings
+from hitledger.testrun.runs import Runs
+from hitledger.web.runs import TestRun
+
+ANSWER_SECONDS = 15
+
+
+@dataclass(frozen=True)
+class View:
+    """One look at the counts: rows are names and requests, most requested first."""
+
+    as_of: datetime
+    total_requests: int
+    total_urls: int | None
+    rows: list[tuple[str, int]]
+
+
+class Place(Protocol):
+    """Where counts are read and test runs started. Every method raises HitledgerError."""
+
+    def look(self, parameters: dict[str, str]) -> View:
+        """Return a page of the report; the parameters are those of `/stats/`."""
+
+    def start(self, requests: int) -> dict[str, Any]:
+        """Start a test run and return it, as `/test/<n>/` does."""
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """Return a test run."""
+
+    def cancel(self, run_id: str) -> None:
+        """Have a test run end early."""
+
+
+def place_of(url: str | None) -> Place:
+    """Return the service at a URL, or the ledger of the settings."""
+    return ServicePlace(url) if url else LedgerPlace(with_ledger(Settings.from_environment()))
+
+
+class LedgerPlace:
+    """The ledger of the settings; this host's journal is posted before each look."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        store = LedgerStore(settings)
+        self._poster = Poster(settings, store)
+        self._reports = Reports(store, settings)
+        self._runs = Runs(settings, store)
+
+    def look(self, parameters: dict[str, str]) -> View:
+        """Return a page of the report."""
+        self._poster.post_now()
+        page = self._reports.page(Query.read(parameters))
+        names, hits = page.flat[:: page.width], page.flat[1 :: page.width]
+        rows = list(zip(names, map(int, hits), strict=True))
+        return View(page.as_of, page.total_requests, page.total_urls, rows)
+
+    def start(self, requests: int) -> dict[str, Any]:
+        """Start a test run."""
+        most = self._settings.test_max_requests
+        if requests > most:
+            raise QueryError("N", f"takes a whole number from 1 to {most:,}.")
+        return self.run(self._runs.start(requests))
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """Return a test run."""
+        found = self._runs.get(run_id)
+        if found is None:
+            raise ServiceError("The ledger has forgotten the test run.")
+        return TestRun.of(found).model_dump()
+
+    def cancel(self, run_id: str) -> None:
+        """Have a test run end early."""
+        self._runs.cancel(run_id)
+
+
+class ServicePlace:
+    """A service, over HTTP."""
+
+    def __init__(self, url: str) -> None:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+            raise QueryError("--url", "takes the address of a service, such as http://localhost:5000.")
+        self._url = url.rstrip("/")
+
+    def look(self, parameters: dict[str, str]) -> View:
+        """Return a page of the report."""
+        content = self._ask("GET", "/stats/?" + urlencode(parameters))
+        try:
+            named = "sections" if "sections" in content else "urls"
+            rows = [(str(row[named[:-1]]), int(row["requests"])) for row in content[named]]
+            as_of = datetime.fromisoformat(content["as_of"])
+            return View(as_of, int(content["total_requests"]), content["total_urls"], rows)
+        except (KeyError, TypeError, ValueError):
+            raise ServiceError(f"{self._url} does not answer as hitledger does.", "") from None
+
+    def start(self, requests: int) -> dict[str, Any]:
+        """Start a test run."""
+        return self._ask("POST", f"/test/{requests}/")
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """Return a test run."""
+        return self._ask("GET", f"/test/runs/{run_id}/")
+
+    def cancel(self, run_id: str) -> None:
+        """Have a test run end early."""
+        self._ask("DELETE", f"/test/runs/{run_id}/")
+
+    def _ask(self, method: str, path: str) -> dict[str, Any]:
+        headers = {"Accept": "application/json", "Prefer": "respond-async"}
+        request = Request(self._url + path, method=method, headers=headers)  # noqa: S310 - the scheme is checked
+        try:
+            with urlopen(request, timeout=ANSWER_SECONDS) as answer:  # noqa: S310
+                content = json.load(answer)
+        except HTTPError as error:
+            raise ServiceError(_detail(error), "") from None
+        except (OSError, HTTPException, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise ServiceError(f"{self._url} does not answer as hitledger does: {reason}", "") from None
+        if not isinstance(content, dict):
+            raise ServiceError(f"{self._url} does not answer as hitledger does.", "")
+        return content
+
+
+def _detail(error: HTTPError) -> str:
+    try:
+        return str(json.load(error)["detail"])
+    except (HitledgerError, OSError, ValueError, KeyError, TypeError):
+        return f"The service answers {error.code} {error.reason}."
