@@ -285,7 +285,8 @@ def test_times_are_the_readers(tab: Tab) -> None:
     tab.go("/runs/")
     tab.go("/url?url=/api/shop/")
     shown = tab.page.locator(".asof time")
-    expected = shown.evaluate("each => new Date(each.dateTime).toLocaleString('en-US', {timeZone: 'Asia/Tokyo'})")
+    form = "{timeZone: 'Asia/Tokyo', dateStyle: 'medium', timeStyle: 'medium'}"
+    expected = shown.evaluate(f"each => new Date(each.dateTime).toLocaleString('en-US', {form})")
     expect(shown).to_have_text(expected)
 
 

@@ -11,7 +11,7 @@ function showTime(element, text) {
   const moment = new Date(text);
   if (Number.isNaN(moment.getTime())) return;
   element.dateTime = text;
-  element.textContent = moment.toLocaleString();
+  element.textContent = moment.toLocaleString(undefined, {dateStyle: "medium", timeStyle: "medium"});
 }
 
 function cell(text, name) {
@@ -90,7 +90,7 @@ function showRate(content) {
     const most = Math.max(1, ...rates);
     find("[data-rate]").textContent = number.format(Math.round(rates[rates.length - 1]));
     find("[data-spark] polyline").setAttribute(
-      "points", rates.map((rate, index) => `${index * 2},${(23 - 22 * rate / most).toFixed(1)}`).join(" "));
+      "points", rates.map((rate, index) => `${120 - 2 * (rates.length - index)},${(23 - 22 * rate / most).toFixed(1)}`).join(" "));
     find(".rate").hidden = false;
   }
   last = {at, total: content.requests};
