@@ -143,6 +143,8 @@ def test_now_updates_by_itself(tab: Tab) -> None:
     tab.service.ask("/api/fresh/", 2)
     expect(tab.page.locator("[data-rows]")).to_contain_text("/api/fresh/")
     expect(tab.page.locator("[data-rows] tr[data-mark=kept]")).to_have_count(1)
+    fresh = tab.page.locator("[data-rows] tr", has_text="/api/fresh/").locator("td")
+    expect(fresh).to_have_text([re.compile("[0-9]+"), "/api/fresh/", "2", re.compile("%"), "2", "0"])
     expect(tab.page.locator(".rate")).to_be_visible()
     expect(tab.page.locator("[data-today]")).not_to_have_text("0")
 

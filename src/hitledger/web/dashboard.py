@@ -13,7 +13,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -229,28 +229,38 @@ class Dashboard:
                 }
                 for index, row in enumerate(page.sections)
             ]  # fmt: skip
-        recent = self._this_hour([row.url for row in page.rows])
+        hours = self._last_hours([row.url for row in page.rows])
         return [
             {
                 "rank": rank + index, "name": row.url, "requests": row.requests,
-                "share": share_of(row.requests, total), "recent": recent.get(row.url, 0),
+                "share": share_of(row.requests, total), "recent": hours[0].get(row.url, 0),
+                "before": hours[1].get(row.url, 0),
             }
             for index, row in enumerate(page.rows)
         ]  # fmt: skip
 
-    def _this_hour(self, urls: list[str]) -> dict[str, int]:
-        """Return how often URLs were requested in this hour so far."""
-        store = self._services.store
-        hour = Period.containing("hour", datetime.now(UTC))
-        calls = [(shard, ("ZMSCORE", store.set_key(shard, hour), *urls)) for shard in range(store.identity.shards)]
+    def _last_hours(self, urls: list[str]) -> tuple[dict[str, int], dict[str, int]]:
+        """Return how often URLs were requested in this hour so far, and in the one before."""
         if not urls:
-            return {}
+            return {}, {}
+        store, now = self._services.store, datetime.now(UTC)
         try:
-            found = store.read(calls)
+            shards = range(store.identity.shards)
+            hours = [Period.containing("hour", each) for each in (now, now - timedelta(hours=1))]
+            calls = [(shard, ("ZMSCORE", store.set_key(shard, hour), *urls)) for hour in hours for shard in shards]
+            answers = store.read(calls)
         except LedgerError:
-            return {}
-        pairs = (pair for answers in found for pair in zip(urls, answers, strict=True))
-        return {url: int(hits) for url, hits in pairs if hits is not None}
+            return {}, {}
+        this, before = (
+            {
+                url: int(hits)
+                for scores in answers[start : start + len(shards)]
+                for url, hits in zip(urls, scores, strict=True)
+                if hits is not None
+            }
+            for start in (0, len(shards))
+        )
+        return this, before
 
     def _following(self, query: Query, page: Page | None, rank: int) -> str:
         if page is None or page.cursor is None:

@@ -51,6 +51,7 @@ function showRows(body, rows) {
     const tr = old.get(row.name) || newRow(row, width);
     kept.add(tr);
     const texts = {0: row.rank, 2: row.requests, 4: width === 3 ? row.urls : row.recent};
+    if (width === 2) texts[5] = row.before;
     for (const [column, value] of Object.entries(texts)) showText(tr.cells[column], number.format(value));
     showText(tr.cells[3], row.share);
     if (body.rows[index] !== tr) body.insertBefore(tr, body.rows[index] || null);
@@ -61,6 +62,7 @@ function showRows(body, rows) {
 function newRow(row, width) {
   const tr = document.createElement("tr");
   tr.append(cell("", "number"), nameCell(row, width), cell("", "number"), cell("", "number wide"), cell("", "number"));
+  if (width === 2) tr.append(cell("", "number wide"));
   return tr;
 }
 
