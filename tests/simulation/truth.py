@@ -1,0 +1,129 @@
+"""What really happened: every hit that a journal file took, by place, kept apart from the code under test.
+
+The oracle shares nothing with the code that it judges: which URL a path is counted under is
+written out by hand, and a record is in a file because one `write` call of a hit took all of
+it, at an offset that the model file system knows.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from typing import NamedTuple
+from zlib import crc32
+
+from tests.simulation.filesystem import Inode
+
+TALLY = slice(192, 212)
+"""Where a journal file's header counts lost hits."""
+
+NOWHERE = 1 << 60
+
+Cell = tuple[int, bool, str]
+"""Where a hit is counted: hour, whether it is a line, URL or line."""
+
+
+class Hit(NamedTuple):
+    """What a request is noted as, and what it must be counted under."""
+
+    kind: bytes
+    path: bytes
+    is_line: bool
+    name: str
+
+
+HITS = (
+    Hit(b"h", b"/api/one/", False, "/api/one/"),
+    Hit(b"h", b"/api/one", False, "/api/one"),
+    Hit(b"h", b"/api/%2F", False, "/api/%252F"),
+    Hit(b"h", b"/", False, "/"),
+    Hit(b"h", b"", False, "/"),
+    Hit(b"h", b"/a\nb", False, "/a%0Ab"),
+    Hit(b"h", b"\n0000000000000000h/x", False, "%0A0000000000000000h/x"),
+    Hit(b"h", b"/\x00", False, "/%00"),
+    Hit(b"h", b"/\xff\xfe \"'", False, "/%FF%FE%20%22%27"),
+    Hit(b"h", b"/(unmatched)", False, "/%28unmatched%29"),
+    Hit(b"h", b"/api/" + b"long/" * 20, False, "/api/" + "long/" * 20),
+    Hit(b"u", b"", True, "(unmatched)"),
+    Hit(b"o", b"", True, "(oversized)"),
+)
+"""Requests that the simulation makes; the first ones are the hot ones."""
+
+
+def shard_of(name: str, shards: int) -> int:
+    """Return the shard that a URL or line belongs to, as the ledger's format lays it down."""
+    return crc32(name.encode("ascii")) % shards
+
+
+class Record(NamedTuple):
+    """One hit in a journal file: the bytes as they were written, from the line feed on."""
+
+    start: int
+    data: bytes
+    shard: int
+    cell: Cell
+
+
+class JournalLog:
+    """All hits that one journal file took, oldest first."""
+
+    def __init__(self, inode: Inode) -> None:
+        self.inode = inode
+        self.name = ""
+        self.records: list[Record] = []
+        """Those whose bytes are still as they were written."""
+        self.starts: list[int] = []
+        self.longest = 0
+        """How long it ever was."""
+        self.promised = 0
+        """Up to which byte a power cut may take nothing."""
+        self.doubtful = False
+        """True once a sync failed: from then on nothing more is promised."""
+        self.doubtful_from = NOWHERE
+        """From which byte hits may stay uncounted: what a power cut took part of, and nobody promised."""
+        self.excused = ""
+        """Why hits in it may stay uncounted, where something beyond the promises happened to it."""
+        self.told = 0
+        """How many lost hits its header told of when it was deleted."""
+        self.stubless = False
+        """True once it was deleted from a disk without room for a stub."""
+        self.spoilt = False
+        """True once a record of it was lost on the disk."""
+
+    def copy(self, inode: Inode) -> JournalLog:
+        """Return the log of a copy of the file."""
+        twin = JournalLog(inode)
+        twin.name, twin.records, twin.starts = self.name, list(self.records), list(self.starts)
+        twin.excused, twin.spoilt, twin.longest = self.excused, self.spoilt, self.longest
+        return twin
+
+    @property
+    def lost(self) -> int:
+        """Return the hits that the file's header says were lost."""
+        digits = bytes(self.inode.data[TALLY])
+        return int(digits) if digits.isdigit() else 0
+
+    def add(self, record: Record) -> None:
+        """Note a record that was just written."""
+        self.records.append(record)
+        self.starts.append(record.start)
+
+    def expected(self, shard: int, low: int, high: int) -> Counter[Cell]:
+        """Return what a batch over a range of the file must hold for a shard."""
+        first, last = bisect_left(self.starts, low), bisect_left(self.starts, high)
+        return Counter(record.cell for record in self.records[first:last] if record.shard == shard)
+
+    def behind(self, shard: int, offset: int, end: int = NOWHERE) -> list[Record]:
+        """Return the records of a shard from an offset on, up to another, that must not stay uncounted."""
+        first, last = bisect_left(self.starts, offset), bisect_left(self.starts, min(end, self.doubtful_from))
+        return [record for record in self.records[first:last] if record.shard == shard]
+
+    def check(self, data: bytes | bytearray) -> list[Record]:
+        """Drop the records whose bytes are not there any more, and return them."""
+        gone = [each for each in self.records if data[each.start : each.start + len(each.data)] != each.data]
+        if gone:
+            self.spoilt = True
+            dropped = {each.start for each in gone}
+            self.records = [each for each in self.records if each.start not in dropped]
+            self.starts = [each.start for each in self.records]
+        return gone
