@@ -191,10 +191,13 @@ class Poster:
 
     def _lock_within(self, seconds: float) -> bool:
         deadline = self._host.monotonic() + seconds
+        pause = 0.001
         while not self._host.lock(self._lock_fd):
             if self._host.monotonic() >= deadline:
                 return False
-            self._host.sleep(0.002)
+            # Longer and longer: each look takes the interpreter away from requests.
+            self._host.sleep(pause)
+            pause = min(0.05, pause * 2)
         return True
 
     def _follow_new_files(self) -> bool:
