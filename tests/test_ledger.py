@@ -15,6 +15,7 @@ from hitledger.host import Host
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 from tests.books import counts_of
+from tests.proxy import Proxy
 from tests.support import Valkey
 
 JOURNAL = "00066" + "0" * 11 + "-" + "a" * 32
@@ -133,6 +134,31 @@ def test_confirmed_means_on_the_disk(opened: LedgerStore) -> None:
     assert opened.confirm(JOURNAL, [first.wanted])
     assert not opened.confirm(JOURNAL, [Watermark(999, 1, 7)])
     assert not opened.confirm(JOURNAL, [first.wanted], replicas=1)
+
+
+def test_what_is_not_on_the_disk_is_not_confirmed(opened: LedgerStore, valkey: Valkey) -> None:
+    """A batch that was on the disk is written again to be confirmed, and waited for on the same connection."""
+    first = batch(a=1)
+    post(opened, first)
+    valkey.client.config_set("appendfsync", "no")
+    try:
+        assert not opened.confirm(JOURNAL, [first.wanted])
+    finally:
+        valkey.client.config_set("appendfsync", "always")
+    assert opened.confirm(JOURNAL, [first.wanted])
+
+
+def test_a_lost_reply_is_not_asked_for_again(settings: Settings, valkey: Valkey) -> None:
+    """Posting never repeats a command by itself: an outcome that nobody knows is told as that."""
+    with Proxy(valkey.socket) as proxy:
+        store = LedgerStore(replace(settings, redis_url=proxy.url))
+        store.open()
+        post(store, batch(a=1))
+        proxy.lose_replies("EVALSHA", times=1)
+        second = batch(Watermark(300, 1, 7), 400, a=1)
+        assert post(store, second, second) == ["unknown", "duplicate"]
+        assert counts_of(store) == {"/a": 2}
+        store.close()
 
 
 def test_a_ledger_keeps_its_shards(settings: Settings) -> None:
