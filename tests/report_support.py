@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from hitledger.entries import Batch, Hits, Watermark, shard_of
+from hitledger.host import Host
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 
@@ -30,6 +31,12 @@ def book(store: LedgerStore, when: datetime, counts: Mapping[str, int]) -> None:
                 (hits.lines if name.startswith("(") else hits.urls)[name] = count
         total = sum(hits.urls.values()) + sum(hits.lines.values())
         if total:
-            batch = Batch(shard, f"{next(_journals):032x}", None, Watermark(100, total), {hour: hits})
+            batch = Batch(
+                shard,
+                f"{int(Host.now() * 1_000_000):016x}-{next(_journals):032x}",
+                None,
+                Watermark(100, total),
+                {hour: hits},
+            )
             (outcome,) = store.post([batch])
             assert outcome.done, outcome
