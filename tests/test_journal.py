@@ -10,14 +10,15 @@ import pytest
 from hitledger import journal
 from hitledger.errors import JournalError
 from hitledger.host import Host
-from hitledger.journal import HEADER_BYTES, JournalWriter, is_good, make_header, read_header
+from hitledger.journal import HEADER_BYTES, JournalWriter, is_good, make_header, read_header, salt_of
 
 
 def records_of(directory: Path) -> list[bytes]:
     """Return the whole records of all files, oldest first."""
     found = []
     for path in sorted(directory.glob("*.journal")):
-        found += [record for record in path.read_bytes()[HEADER_BYTES:].split(b"\n")[1:] if is_good(record)]
+        records = path.read_bytes()[HEADER_BYTES:].split(b"\n")[1:]
+        found += [record for record in records if is_good(record, salt_of(path.stem))]
     return found
 
 

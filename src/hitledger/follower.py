@@ -30,10 +30,10 @@ from hitledger.journal import (
     JOURNAL_NAME,
     OVERSIZED_KIND,
     PATH,
-    SUFFIX,
     UNMATCHED_KIND,
     is_good,
     read_header,
+    salt_of,
     whole_part,
 )
 from hitledger.paths import OVERSIZED, UNMATCHED, path_of, url_of
@@ -107,12 +107,12 @@ class Follower:
 
     def __init__(self, path: Path, urls: UrlTable, host: Host, *, any_name: bool = False) -> None:
         self.path = path
-        self.name = path.name.removesuffix(SUFFIX)
+        self.name = path.name.partition(".")[0]
         self._urls = urls
         self._host = host
         self._fd = host.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            self._check_header(any_name=any_name)
+            self._salt = salt_of(self._check_header(any_name=any_name))
         except (JournalError, OSError):
             host.close(self._fd)
             raise
@@ -122,7 +122,8 @@ class Follower:
         self._checked = (HEADER_BYTES, 0)
         self.confirmed_at: float | None = None
 
-    def _check_header(self, *, any_name: bool) -> None:
+    def _check_header(self, *, any_name: bool) -> str:
+        """Return the name that the file was made under."""
         try:
             name = read_header(self._host, self._fd).name
         except DamagedHeaderError as error:
@@ -130,9 +131,10 @@ class Follower:
             if not JOURNAL_NAME.fullmatch(self.name):
                 raise
             log.error("journal file %s is read without its header: %s", self.path.name, error.message)  # noqa: TRY400
-            return
+            return self.name
         if name != self.name and not any_name:
             raise JournalError(f"The journal file {self.path.name} has another file's header.")
+        return name
 
     def close(self) -> None:
         """Close the file."""
@@ -233,9 +235,9 @@ class Follower:
         pieces = data.split(b"\n")
         at_known_place = stop is not None and start + len(data) == stop
         torn_bytes = 0
-        if not at_known_place and not is_good(pieces[-1]):
+        if not at_known_place and not is_good(pieces[-1], self._salt):
             if ended and start + len(data) >= self.size:
-                if len(pieces) == 1 or not whole_part(pieces[-1]):
+                if len(pieces) == 1 or not whole_part(pieces[-1], self._salt):
                     torn_bytes = len(pieces.pop()) + bool(pieces)
             elif len(data) < CHUNK_BYTES or len(pieces) > 2:
                 pieces.pop()  # still being written, or cut off by the chunk
@@ -243,7 +245,7 @@ class Follower:
 
     def _add_up(self, start: int, crc: int, data: bytes, pieces: list[bytes], torn_bytes: int) -> Taken | None:
         """Add up pieces: what stands before the first line feed, then records; torn bytes follow them."""
-        tally = Tally(len(self.shards), self._urls)
+        tally = Tally(len(self.shards), self._urls, self._salt)
         length = len(pieces[0]) if pieces else 0
         tally.damaged += bool(length)
         at, step = 1, SLICE_RECORDS
@@ -320,7 +322,8 @@ class Follower:
 class Tally:
     """Records added up by shard, hour and URL."""
 
-    def __init__(self, shards: int, urls: UrlTable) -> None:
+    def __init__(self, shards: int, urls: UrlTable, salt: int) -> None:
+        self._salt = salt
         self.hits: list[dict[int, Hits]] = [{} for _ in range(shards)]
         self.damaged = 0
         self._distinct = [0] * shards
@@ -334,7 +337,7 @@ class Tally:
         """Add equal records, each distinct one checked once."""
         shards = len(self.hits)
         for record, count in counted.items():
-            whole = record if is_good(record) else whole_part(record)
+            whole = record if is_good(record, self._salt) else whole_part(record, self._salt)
             name = self._urls.name_of(whole[16:]) if whole else None
             if name is None or whole is not record:
                 self.damaged += count

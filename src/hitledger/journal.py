@@ -11,7 +11,8 @@ so that a journal file without its writer's lock is one whose writer is gone or 
                 "hitledger-journal 1 <born>-<id> <crc>" up to offset 192,
                 then the count of hits that could not be journalled: 20 decimal digits
     offset 256  records, each:  \n <crc: 8 hex> <seconds since 1970: 8 hex> <kind: 1> <path>
-                crc is the CRC-32 of all that follows it in the record
+                crc is the CRC-32 of <born>-<id> and of all that follows it in the record, so that
+                no record of another file, in a block that the disk gave back, is taken for one
 
 A path that holds a line feed is written percent-encoded under a kind of its own, so a line
 feed always begins a record: a torn or flipped record spoils itself and none after it. Two
@@ -113,7 +114,7 @@ class JournalWriter:
         self._lock = threading.Lock()
         self._fd = -1
         self._path = self._directory
-        self._size = 0
+        self._size = self._salt = 0
         self._tally_fd = -1
         self._file_lost = self._untold = 0
         self._dirty = False
@@ -131,8 +132,8 @@ class JournalWriter:
             kind, path = ENCODED, quote_from_bytes(path, safe="/").encode()
         # The mask keeps records whole where a clock stands outside 1970 to 2106.
         body = b"%08x%b%b" % (int(self._now()) & 0xFFFFFFFF, kind, path)
-        record = b"\n%08x%b" % (crc32(body), body)
         with self._lock:
+            record = b"\n%08x%b" % (crc32(body, self._salt), body)
             try:
                 if self._write(self._fd, record) == len(record):
                     self._size += len(record)
@@ -143,7 +144,7 @@ class JournalWriter:
                 self._seal("a write was cut short")
             except OSError as error:
                 self._seal(str(error))
-            return self._append_to_new_file(record)
+            return self._append_to_new_file(body)
 
     @property
     def writable(self) -> bool:
@@ -206,10 +207,11 @@ class JournalWriter:
         elif self._host.monotonic() - self._opened > MOST_FILE_SECONDS:
             self._move_on()
 
-    def _append_to_new_file(self, record: bytes) -> bool:
+    def _append_to_new_file(self, body: bytes) -> bool:
         if self._host.monotonic() >= self._retry_at and not self._over_cap:
             try:
                 self._open()
+                record = b"\n%08x%b" % (crc32(body, self._salt), body)
                 if self._write(self._fd, record) == len(record):
                     if self._failing:
                         log.warning("the journal can be written again; %d hits were lost", self.lost)
@@ -274,7 +276,7 @@ class JournalWriter:
             self._retired.append(self._tally_fd)
         self._path, self._opened = path, host.monotonic()
         self._tally_fd, self._fd = fds
-        self._size, self._file_lost = HEADER_BYTES, 0
+        self._size, self._file_lost, self._salt = HEADER_BYTES, 0, salt_of(name)
         self._tell()
         self._on_open()
 
@@ -360,17 +362,22 @@ def read_header(host: Host, fd: int) -> JournalHeader:
     return JournalHeader(name.decode(), int(digits) if digits.isdigit() else 0)
 
 
-def is_good(record: bytes) -> bool:
-    """Tell whether a record, without its line feed, is whole."""
+def salt_of(name: str) -> int:
+    """Return the checksum that every record's checksum in a file of that name goes on from."""
+    return crc32(name.encode())
+
+
+def is_good(record: bytes, salt: int) -> bool:
+    """Tell whether a record, without its line feed, is whole and of the file with that salt."""
     if len(record) < RECORD_HEAD_BYTES:
         return False
     try:
-        return int(record[:8], 16) == crc32(record[8:])
+        return int(record[:8], 16) == crc32(record[8:], salt)
     except ValueError:
         return False
 
 
-def whole_part(piece: bytes) -> bytes:
+def whole_part(piece: bytes, salt: int) -> bytes:
     """Return the record that a damaged piece begins with; nothing where it begins with none.
 
     A power cut may leave a file longer than its data. What follows the last record that was
@@ -380,7 +387,7 @@ def whole_part(piece: bytes) -> bytes:
         wanted = int(piece[:8], 16)
     except ValueError:
         return b""
-    crc = crc32(piece[8:RECORD_HEAD_BYTES])
+    crc = crc32(piece[8:RECORD_HEAD_BYTES], salt)
     for end in range(RECORD_HEAD_BYTES, min(len(piece), MOST_RECORD_BYTES)):
         if crc == wanted:
             return piece[:end]

@@ -69,8 +69,8 @@ class Inode:
         if self.stuck:
             self.stuck.difference_update(range(start // block, (max(start, end - 1)) // block + 1))
 
-    def cut_power(self, block: int, *, stale: bool, random: Random) -> None:
-        """Keep what the disk happens to have of it."""
+    def cut_power(self, block: int, stale: list[bytes], random: Random) -> None:
+        """Keep what the disk happens to have of it; in place of new blocks there may be `stale` ones."""
         old, new = self.disk, bytes(self.data)
         if old == new:
             self.lock = None
@@ -86,7 +86,7 @@ class Inode:
             if before == after or fate < 0.45 or start // block in self.stuck:
                 kept += before
             elif stale and start >= len(old) and fate < 0.55:
-                kept += random.randbytes(end - start)
+                kept += random.choice(stale)[: end - start].ljust(end - start, ZERO)
             else:
                 kept += after
         self.data, self.disk = kept, bytes(kept)
@@ -126,6 +126,8 @@ class FileSystem:
     names: dict[str, Inode] = field(default_factory=dict)
     durable: dict[str, Inode] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
+    freed: list[bytes] = field(default_factory=list)
+    """What stood in blocks of files that were deleted, and comes back where a new file takes such a block."""
     free: int = 1 << 50
     made: bool = False
     """True once the directory is there."""
@@ -145,7 +147,10 @@ class FileSystem:
 
     def unlink(self, name: str) -> None:
         """Delete a name."""
-        self.free += len(self.names.pop(name).data)
+        data = self.names.pop(name).data
+        self.free += len(data)
+        if self.stale_blocks:
+            self.freed += [bytes(data[start : start + self.block]) for start in range(0, len(data), self.block)]
         self.changes.append(("unlink", name, None))
 
     def sync_directory(self) -> None:
@@ -171,7 +176,7 @@ class FileSystem:
         self.names, self.durable = names, dict(names)
         self.changes.clear()
         for inode in dict.fromkeys(names.values()):
-            inode.cut_power(self.block, stale=self.stale_blocks, random=random)
+            inode.cut_power(self.block, self.freed, random)
 
     def copy(self) -> FileSystem:
         """Return a second disk with the same files: what a snapshot of a volume is."""

@@ -263,7 +263,10 @@ class Schedule:
     def _judge_directories(self) -> None:
         for machine in self.world.machines:
             for name, inode in machine.disk.names.items():
-                if name.endswith(".journal") and not inode.log.excused and inode.log.records:
+                if not name.endswith(".journal") or inode.log.excused or not inode.log.records:
+                    continue
+                header_is_its_own = inode.log.name.encode() in inode.data[:128]
+                if header_is_its_own or not inode.log.spoilt:
                     raise Violation(f"{name} is all posted, and is never deleted")
 
 
