@@ -40,9 +40,9 @@ class Page:
 
     `flat` holds the rows as the ledger tells them, `width` texts each: URL and requests, or
     section, requests and URLs. `cursor` continues behind the last row; None on the last page.
-    `start` and `end` are None for all time. `total_urls` is None where a report over several
-    periods looked at one section only. `complete` is False where a search ran out of time;
-    it goes on at `cursor`.
+    `start` and `end` are None for all time. `total_urls` is None where nobody knows it yet:
+    several periods are still being added up, or only one section of them was. `complete` is
+    False where a search ran out of time; it goes on at `cursor`.
     """
 
     as_of: datetime

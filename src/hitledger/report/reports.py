@@ -5,7 +5,8 @@ journal first (`HitCounter.post_now`); the endpoints do.
 
 What costs how much: rows of all time or of one period are read where they stand, and a page
 costs its rows at any depth. Several periods, or a section, must be added up first (`.shelf`);
-then the same holds. A search reads down the order until its page is full or its time is up.
+then the same holds. The first pages of several periods are found without that (`.union`). A
+search reads down the order until its page is full or its time is up.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from hitledger.report.merge import first_slices, merge, place_behind, stream, st
 from hitledger.report.page import Page, Section
 from hitledger.report.query import PATTERNS, Query
 from hitledger.report.sections import ByDepth, ByPattern, Sections, read_patterns
-from hitledger.report.shelf import Shelf
+from hitledger.report.shelf import Order, Shelf
 from hitledger.report.single import UrlReport, report_url
 from hitledger.report.snapshot import Snapshot
 from hitledger.report.source import Flat, LiveSource, Source
+from hitledger.report.union import TooDeepError, UnionSource
 from hitledger.report.window import Window
 from hitledger.settings import Settings
 
@@ -80,11 +82,10 @@ class Reports:
         query, window = self._pinned(query or Query())
         subject = self._subject(query)
         behind = decode_cursor(query.cursor, subject) if query.cursor is not None else None
-        if not query.is_derived and len(window.periods) <= 1 and not query.search:
+        if _is_live(query, window) and not query.search:
             page = self._live_page(query, window, behind)
         else:
-            with self.opened(query) as found:
-                page = self._search(found, behind) if query.search else self._page(found, behind)
+            page = self._added_up_page(query, window, behind)
         shown = page.flat[: page.width * query.limit]
         if len(shown) == len(page.flat) and page.complete:
             return page
@@ -118,21 +119,33 @@ class Reports:
     def opened(self, query: Query) -> Iterator[Opened]:
         """Open a query for reading its rows; raises like `page`."""
         query, window = self._pinned(query)
-        frame = Page(self._now(), 0, None, {}, [], period=_label(query), start=window.start, end=window.end)
-        if not query.is_derived and len(window.periods) <= 1:
+        if _is_live(query, window):
             source = LiveSource(self._store, window.periods[0] if window.periods else None)
-            yield Opened(query, source, _with_totals(frame, source.totals()))
-            return
-        name = replace(query, search="").subject
-        if query.group == PATTERNS:
-            name += f" {self._patterns.digest}"
-        recipe = Recipe(window.periods, query.prefix.encode(), self._sections(query))
+            yield Opened(query, source, _with_totals(self._frame(query, window), source.totals()))
+        else:
+            with self._opened(query, window, self._order(query, window)) as found:
+                yield found
+
+    @contextmanager
+    def _opened(self, query: Query, window: Window, order: Order) -> Iterator[Opened]:
         try:
-            with self._shelf.snapshot(name, recipe) as (snapshot, as_of):
-                yield Opened(query, snapshot, _with_head(replace(frame, as_of=as_of), query, snapshot))
+            with self._shelf.snapshot(order) as (snapshot, as_of):
+                frame = replace(self._frame(query, window), as_of=as_of)
+                yield Opened(query, snapshot, _with_head(frame, query, snapshot))
         except TooLargeError as error:
             parameter = "from" if query.start is not None else "prefix" if query.prefix else "group"
             raise QueryError(parameter, f"asks for too much. {error.message}") from None
+
+    def _order(self, query: Query, window: Window) -> Order:
+        name = replace(query, search="").subject
+        if query.group == PATTERNS:
+            name += f" {self._patterns.digest}"
+        return self._shelf.order(name, Recipe(window.periods, query.prefix.encode(), self._sections(query)))
+
+    def _frame(self, query: Query, window: Window) -> Page:
+        """Return a page without rows and totals."""
+        label = query.period if query.start is None else "range"
+        return Page(self._now(), 0, None, {}, [], period=label, start=window.start, end=window.end)
 
     def _pinned(self, query: Query) -> tuple[Query, Window]:
         window = query.window(self._retention, self._now())
@@ -154,8 +167,29 @@ class Reports:
         slices = first_slices(source.parts, behind, query.limit + 1)
         totals, answers = source.read_with_totals(slices)
         flat = merge(source, slices, answers, query.limit + 1)
-        frame = Page(self._now(), 0, None, {}, flat, period=_label(query), start=window.start, end=window.end)
-        return _with_totals(frame, totals)
+        return _with_totals(replace(self._frame(query, window), flat=flat), totals)
+
+    def _added_up_page(self, query: Query, window: Window, behind: Place | None) -> Page:
+        """Return a page of what must be added up first, or the first pages of it while that is done."""
+        order = self._order(query, window)
+        if not query.is_derived and not query.search and not self._shelf.is_quick(order):
+            page = self._top_page(query, window, behind, order.totals)
+            self._shelf.prepare(order)
+            if page:
+                return page
+        with self._opened(query, window, order) as found:
+            return self._search(found, behind) if query.search else self._page(found, behind)
+
+    def _top_page(self, query: Query, window: Window, behind: Place | None, totals: Totals) -> Page | None:
+        """Return a page found from the top of several periods; None where it is too deep for that."""
+        source, count = UnionSource(self._store, window.periods), query.limit + 1
+        slices = first_slices(source.parts, behind, count)
+        try:
+            flat = merge(source, slices, source.read(slices), count)
+        except TooDeepError:
+            return None
+        # How many different URLs there are is known only once all is added up.
+        return replace(_with_totals(self._frame(query, window), totals), flat=flat, total_urls=None)
 
     def _page(self, found: Opened, behind: Place | None) -> Page:
         source, count = found.source, found.query.limit + 1
@@ -180,8 +214,9 @@ def _containing(flat: Flat, text: str) -> Flat:
     return [each for url, hits in zip(flat[::2], flat[1::2], strict=True) if text in url for each in (url, hits)]
 
 
-def _label(query: Query) -> str:
-    return query.period if query.start is None else "range"
+def _is_live(query: Query, window: Window) -> bool:
+    """Tell whether rows stand in the ledger as they are asked for."""
+    return not query.is_derived and len(window.periods) <= 1
 
 
 def _with_totals(frame: Page, totals: Totals) -> Page:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
@@ -46,6 +47,21 @@ KEPT = timedelta(hours=1)
 SUFFIX = ".report"
 
 
+@dataclass(frozen=True)
+class Order:
+    """A report that is wanted: where it is kept, and what the ledger says of its sets now."""
+
+    path: Path
+    recipe: Recipe
+    versions: list[str]
+    totals: Totals
+
+    @property
+    def is_small(self) -> bool:
+        """True where it is added up at once."""
+        return self.totals.urls <= SMALL_ENTRIES
+
+
 class Shelf:
     """The snapshots in one folder."""
 
@@ -59,51 +75,61 @@ class Shelf:
         self._running: dict[Path, tuple[Future[None], Progress]] = {}
         self._waiting = threading.BoundedSemaphore(max(1, settings.threads // 4))
 
+    def order(self, name: str, recipe: Recipe) -> Order:
+        """Ask for the report of that name, added up by that recipe. Raises LedgerError."""
+        identity = f"{self._store.identity.id} {name}"
+        path = self._directory / (blake2b(identity.encode(), digest_size=16).hexdigest() + SUFFIX)
+        periods = recipe.periods or (None,)
+        answers = self._store.read([call for each in periods for call in self._store.totals_calls(each)])
+        return Order(path, recipe, versions_of(answers), Totals.of(answers))
+
     @contextmanager
-    def snapshot(self, name: str, recipe: Recipe) -> Iterator[tuple[Snapshot, datetime]]:
-        """Open the report of that name, added up by that recipe, and tell of when it is.
+    def snapshot(self, order: Order) -> Iterator[tuple[Snapshot, datetime]]:
+        """Open the report that was ordered, and tell of when it is.
 
         Raises:
             TooLargeError: it is larger than the settings allow.
             ReportBusyError: it is not ready yet. LedgerError: the ledger cannot be read.
         """
-        identity = f"{self._store.identity.id} {name}"
-        path = self._directory / (blake2b(identity.encode(), digest_size=16).hexdigest() + SUFFIX)
-        found = self._kept(path, recipe)
+        found = self._kept(order)
         if found is None:
-            self._have_built(path, recipe)
-            snapshot = Snapshot(path)
+            self._have_built(order)
+            snapshot = Snapshot(order.path)
             found = snapshot, snapshot.head.moment
         with closing(found[0]):
             yield found
 
-    def _kept(self, path: Path, recipe: Recipe) -> tuple[Snapshot, datetime] | None:
+    def is_quick(self, order: Order) -> bool:
+        """Tell whether a report is there, or is small enough to be added up at once."""
+        found = self._kept(order)
+        if found:
+            found[0].close()
+        return bool(found) or order.is_small
+
+    def prepare(self, order: Order) -> None:
+        """Have a report added up, for whoever asks next; nobody waits for it."""
+        with suppress(ReportBusyError, OSError):
+            self._start(order)
+
+    def _kept(self, order: Order) -> tuple[Snapshot, datetime] | None:
         """Open the snapshot that is there, if it is new enough."""
         try:
-            snapshot = Snapshot(path)
+            snapshot = Snapshot(order.path)
         except (OSError, ValueError):
             return None
-        now = self._now()
-        if self._versions(recipe)[0] == snapshot.head.versions:
+        head, now = snapshot.head, self._now()
+        if order.versions == head.versions:
             return snapshot, now
-        shown = timedelta(seconds=SHOWN_TIMES * snapshot.head.seconds)
-        if snapshot.head.seconds >= SLOW_SECONDS and now - snapshot.head.moment < shown:
-            return snapshot, snapshot.head.moment
+        if head.seconds >= SLOW_SECONDS and now - head.moment < timedelta(seconds=SHOWN_TIMES * head.seconds):
+            return snapshot, head.moment
         snapshot.close()
         return None
 
-    def _versions(self, recipe: Recipe) -> tuple[list[str], int]:
-        """Return the versions of the sets that a recipe reads, and the number of their entries."""
-        periods = recipe.periods or (None,)
-        answers = self._store.read([call for each in periods for call in self._store.totals_calls(each)])
-        return versions_of(answers), Totals.of(answers).urls
-
-    def _have_built(self, path: Path, recipe: Recipe) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        if self._versions(recipe)[1] <= SMALL_ENTRIES:
-            self._build(Builder(self._store, recipe, path, self._now))
+    def _have_built(self, order: Order) -> None:
+        if order.is_small:
+            self._build(self._builder(order))
             return
-        future, progress = self._start(path, recipe)
+        future, progress = self._start(order)
         if not self._waiting.acquire(blocking=False):
             raise ReportBusyError("Other reports are being added up.", 5)
         try:
@@ -114,37 +140,38 @@ class Shelf:
         finally:
             self._waiting.release()
 
-    def _start(self, path: Path, recipe: Recipe) -> tuple[Future[None], Progress]:
+    def _builder(self, order: Order) -> Builder:
+        return Builder(self._store, order.recipe, order.path, self._now)
+
+    def _start(self, order: Order) -> tuple[Future[None], Progress]:
         """Have a thread of its own build a snapshot, unless one does already."""
+        path = order.path
         with self._lock:
             if path in self._running:
                 return self._running[path]
             if len(self._running) >= MOST_BUILDS:
                 raise ReportBusyError("Other reports are being added up.", 5)
-            builder = Builder(self._store, recipe, path, self._now)
+            builder = self._builder(order)
             future: Future[None] = Future()
             self._running[path] = future, builder.progress
         # A daemon: a process that is told to end does not wait for it.
-        threading.Thread(
-            target=self._run, args=(path, recipe, builder, future), name="hitledger-report", daemon=True
-        ).start()
+        threading.Thread(target=self._run, args=(order, builder, future), name="hitledger-report", daemon=True).start()
         return future, builder.progress
 
-    def _run(self, path: Path, recipe: Recipe, builder: Builder, future: Future[None]) -> None:
+    def _run(self, order: Order, builder: Builder, future: Future[None]) -> None:
+        failure: BaseException | None = None
         try:
             with self._turn():
                 # Another process may have built it while this one waited for its turn.
-                found = self._kept(path, recipe)
+                found = self._kept(order)
                 if found:
                     found[0].close()
                 else:
                     self._build(builder)
         except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
-            failure: BaseException | None = error
-        else:
-            failure = None
+            failure = error
         with self._lock:
-            del self._running[path]
+            del self._running[order.path]
         if failure is None:
             future.set_result(None)
         else:
@@ -152,6 +179,7 @@ class Shelf:
 
     def _build(self, builder: Builder) -> None:
         try:
+            self._directory.mkdir(parents=True, exist_ok=True)
             head = builder.build(self._settings.report_max_entries)
         except OSError as error:
             raise LedgerError(f"A report cannot be written: {error.strerror}.") from error
@@ -164,6 +192,7 @@ class Shelf:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         """Hold the host's lock for adding up a large report."""
+        self._directory.mkdir(parents=True, exist_ok=True)
         fd = os.open(self._directory / "building.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)

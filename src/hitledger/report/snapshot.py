@@ -21,11 +21,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
+from hitledger.entries import shard_of
 from hitledger.report.cursor import Place
 from hitledger.report.source import STREAM_ROWS, Flat, Slice
 from hitledger.report.tally import part_of
 
-FORMAT = 1
+FORMAT = 2
 URLS_SHIFT = 44
 """A section's number is its requests, and below this bit its number of URLs."""
 _LENGTH_BYTES = 8
@@ -53,6 +54,9 @@ class Head:
     rows: int = 0
     width: int = 2
     parts: list[tuple[int, int]] = field(default_factory=list)
+    shards: int = 1
+    splits: list[int] = field(default_factory=list)
+    """How many parts each of the ledger's shards has; one number where all have them in common."""
     format: int = FORMAT
 
     @property
@@ -159,7 +163,9 @@ class Snapshot:
 
     def part_of(self, url: str) -> int:
         """Return the part that a URL is in."""
-        return part_of(url.encode(), self.parts)
+        head = self.head
+        group = shard_of(url, head.shards) if len(head.splits) > 1 else 0
+        return sum(head.splits[:group]) + part_of(url.encode(), head.splits[group], head.shards)
 
     def _find(self, part: int, behind: Place | None) -> int:
         """Return where the first line begins whose row comes after a place."""

@@ -7,9 +7,11 @@ the end. Names are bytes: they come as such from the ledger and go as such into 
 
 from __future__ import annotations
 
+import marshal
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import islice, repeat
+from itertools import repeat
 from operator import add
 from pathlib import Path
 from types import TracebackType
@@ -19,21 +21,25 @@ from zlib import crc32
 MOST_IN_MEMORY = 1_000_000
 """Names held at a time: about 130 MB with URLs of 40 bytes."""
 SPLIT_WAYS = 16
-_PIECE = 50_000
 
 
 class Tally:
     """Names and numbers; a name that is noted again has both numbers added up, or keeps the later one.
 
-    Use it as a context manager: it may hold temporary files, which have no names.
+    Use it as a context manager: it may hold temporary files, which have no names. `shards` are
+    those of the ledger, so that names of one shard are split by what the shard does not say.
     """
 
-    def __init__(self, directory: Path, *, keep_latest: bool = False, most: int = MOST_IN_MEMORY) -> None:
+    def __init__(
+        self, directory: Path, *, keep_latest: bool = False, shards: int = 1, most: int = MOST_IN_MEMORY
+    ) -> None:
         self._directory = directory
         self._keep_latest = keep_latest
+        self._shards = shards
         self._most = most
-        self._numbers: dict[bytes, int] = {}
+        self._numbers: Counter[bytes] = Counter()
         self._files: list[IO[bytes]] = []
+        self._sizes: list[list[int]] = []
 
     def __enter__(self) -> Self:
         """Return the tally."""
@@ -46,14 +52,16 @@ class Tally:
         for file in self._files:
             file.close()
 
-    @property
-    def parts(self) -> int:
-        """Into how many parts the tally has been split; 1 while all of it is in memory."""
-        return len(self._files) or 1
-
     def note(self, names: list[bytes], numbers: Iterable[int]) -> None:
         """Note names with their numbers."""
         self._take(self._numbers, names, numbers)
+        if len(self._numbers) > self._most:
+            self._spill()
+
+    def note_ones(self, names: list[bytes]) -> None:
+        """Note names, each with the number 1, to be added up: twice as quick as `note`."""
+        assert not self._keep_latest
+        self._numbers.update(names)
         if len(self._numbers) > self._most:
             self._spill()
 
@@ -61,36 +69,40 @@ class Tally:
         if not self._keep_latest:
             # All of it runs in C. `zip` asks for one pair at a time, so a name may come twice.
             numbers = map(add, map(table.get, names, repeat(0)), numbers)
-        table.update(zip(names, numbers, strict=False))
+        dict.update(table, zip(names, numbers, strict=False))
 
     def _spill(self) -> None:
         if not self._files:
             self._files = [tempfile.TemporaryFile(dir=self._directory) for _ in range(SPLIT_WAYS)]  # noqa: SIM115
-        buckets: list[list[bytes]] = [[] for _ in self._files]
+        names: list[list[bytes]] = [[] for _ in self._files]
+        numbers: list[list[int]] = [[] for _ in self._files]
+        shards = self._shards
         for name, number in self._numbers.items():
-            buckets[part_of(name, SPLIT_WAYS)].append(b"%s %d" % (name, number))
-        self._numbers = {}
-        for file, lines in zip(self._files, buckets, strict=True):
-            if lines:
-                file.write(b"\n".join(lines) + b"\n")
+            part = crc32(name) // shards % SPLIT_WAYS
+            names[part].append(name)
+            numbers[part].append(number)
+        self._numbers = Counter()
+        # Nobody else can open these files, and marshal is several times as quick as text.
+        self._sizes.append(
+            [file.write(marshal.dumps(table)) for file, *table in zip(self._files, names, numbers, strict=True)]
+        )
 
     def tables(self) -> Iterator[dict[bytes, int]]:
         """Yield the tally part by part; names are in the part that `part_of` says. Ends the tally."""
         if not self._files:
-            table, self._numbers = self._numbers, {}
-            yield table
+            whole, self._numbers = self._numbers, Counter()
+            yield whole
             return
         self._spill()
-        for file in self._files:
-            table = {}
+        for file, sizes in zip(self._files, zip(*self._sizes, strict=True), strict=True):
+            table: dict[bytes, int] = {}
             file.seek(0)
-            while lines := list(islice(file, _PIECE)):
-                words = b"".join(lines).split()
-                self._take(table, words[::2], map(int, words[1::2]))
+            for size in sizes:
+                self._take(table, *marshal.loads(file.read(size)))  # noqa: S302 - written above, by this very object
             file.close()
             yield table
 
 
-def part_of(name: bytes, parts: int) -> int:
-    """Return the part that a name belongs to."""
-    return crc32(name) % parts if parts > 1 else 0
+def part_of(name: bytes, parts: int, shards: int) -> int:
+    """Return the part that a name belongs to, of a tally that has one part or `SPLIT_WAYS`."""
+    return crc32(name) // shards % parts
