@@ -338,14 +338,19 @@ class Tally:
         shards = len(self.hits)
         for record, count in counted.items():
             whole = record if is_good(record, self._salt) else whole_part(record, self._salt)
-            name = self._urls.name_of(whole[16:]) if whole else None
+            try:
+                hour = int(whole[8:16], 16) // 3600
+            except ValueError:  # nothing of it is whole, or its time is none
+                self.damaged += count
+                continue
+            name = self._urls.name_of(whole[16:])
             if name is None or whole is not record:
                 self.damaged += count
             if name is None:
                 continue
             is_line, text = name
             shard = shard_of(text, shards) if shards > 1 else 0
-            group = self.hits[shard].setdefault(int(whole[8:16], 16) // 3600, Hits())
+            group = self.hits[shard].setdefault(hour, Hits())
             table = group.lines if is_line else group.urls
             if text in table:
                 table[text] += count
