@@ -216,7 +216,8 @@ class LedgerStore:
                 words.append(expiry)
             for table in (group.lines, group.urls):
                 words.append(len(table))
-                for name, count in table.items():
+                # Sorted, as the server keeps URLs of equal counts: neighbours are found in its caches.
+                for name, count in sorted(table.items()):
                     words += (name, count)
                     hits += count
         head = (

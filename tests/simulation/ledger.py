@@ -81,7 +81,7 @@ class Shard:
         for group in batch.hits.values():
             for line, hits in group.lines.items():
                 lines[line] = lines.get(line, 0) + hits
-            for url, hits in group.urls.items():
+            for url, hits in sorted(group.urls.items()):  # as LedgerStore sends them
                 if url in self.urls or url in urls or len(self.urls) + len(urls) < self.most_urls:
                     urls[url] = urls.get(url, 0) + hits
                 else:

