@@ -50,7 +50,12 @@ def record(path: bytes, kind: bytes = b"h", name: str = NAME, second: bytes = b"
     return b"\n%08x%b" % (crc32(name.encode() + body), body)
 
 
-def header(name: str = NAME, version: int = 1, lost: bytes = b"%020d" % 0) -> bytes:
+def tally(lost: int) -> bytes:
+    """Return a header's count of lost hits."""
+    return b"%012d%08x" % (lost, crc32(b"%012d" % lost))
+
+
+def header(name: str = NAME, version: int = 1, lost: bytes = tally(0)) -> bytes:
     """Return a header."""
     words = b"hitledger-journal %d %b " % (version, name.encode())
     return (words + b"%08x" % crc32(words)).ljust(192) + lost.ljust(64)
@@ -78,7 +83,7 @@ def whole_files() -> Iterator[Broken]:
         counts={"/a": 2, "/b": 1, "/c": 1, "/x%0Ay": 1, "/": 1}, lines={"(unmatched)": 1, "(oversized)": 1},
     )  # fmt: skip
     yield Broken("no-records", "A header and no more.", header())
-    yield Broken("lost", "Hits that could not be journalled.", header(lost=b"%020d" % 7) + A, {"/a": 1}, lost=7)
+    yield Broken("lost", "Hits that could not be journalled.", header(lost=tally(7)) + A, {"/a": 1}, lost=7)
     yield Broken("odd-bytes", "Paths of bytes that mean something elsewhere.",
                  header() + record(b"/\0") + record(b"/\xff\r ") + record(b"/" + b"hitledger-journal 1"),
                  {"/%00": 1, "/%FF%0D%20": 1, "/hitledger-journal%201": 1})  # fmt: skip

@@ -91,7 +91,7 @@ def test_losses_and_refusals_are_in_the_balance(books: Books) -> None:
     (path,) = books.files()
     with path.open("r+b") as file:
         file.seek(journal.TALLY_OFFSET)
-        file.write(b"%020d" % 7)
+        file.write(journal.make_tally(7))
     copy = path.with_name("0" * 16 + "-" + "0" * 32 + ".quarantined")
     copy.write_bytes(path.read_bytes())
     books.poster.post_now()

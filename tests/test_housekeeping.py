@@ -126,7 +126,7 @@ def test_losses_and_totals_survive_the_whole_way(books: Books) -> None:
     (path,) = books.files()
     with path.open("r+b") as file:
         file.seek(journal.TALLY_OFFSET)
-        file.write(b"%020d" % 7)
+        file.write(journal.make_tally(7))
     close_file(books)
     assert lost(books) == 7
 

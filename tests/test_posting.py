@@ -336,7 +336,7 @@ def test_losses_reach_the_ledger(books: Books) -> None:
     (path,) = books.files()
     with path.open("r+b") as file:
         file.seek(journal.TALLY_OFFSET)
-        file.write(b"%020d" % 7)
+        file.write(journal.make_tally(7))
     books.poster.post_now()
     mark = books.store.watermarks([path.stem])[path.stem][0]
     assert mark == Watermark(path.stat().st_size, 1, mark.crc if mark else 0, lost=7)

@@ -9,7 +9,7 @@ so that a journal file without its writer's lock is one whose writer is gone or 
 
     offset 0    256 bytes of header, ASCII, padded with spaces:
                 "hitledger-journal 1 <born>-<id> <crc>" up to offset 192,
-                then the count of hits that could not be journalled: 20 decimal digits
+                then the count of hits that could not be journalled: 12 digits and their CRC-32
     offset 256  records, each:  \n <crc: 8 hex> <seconds since 1970: 8 hex> <kind: 1> <path>
                 crc is the CRC-32 of <born>-<id> and of all that follows it in the record, so that
                 no record of another file, in a block that the disk gave back, is taken for one
@@ -46,7 +46,8 @@ log = logging.getLogger("hitledger.journal")
 
 HEADER_BYTES = 256
 TALLY_OFFSET = 192
-TALLY_DIGITS = 20
+TALLY_BYTES = 20
+_TALLY_DIGITS = 12
 SUFFIX = ".journal"
 NEW_SUFFIX = ".new"
 """Files that are being made; whoever was killed meanwhile left one behind."""
@@ -245,7 +246,7 @@ class JournalWriter:
         if self._untold and self._tally_fd >= 0:
             with suppress(OSError):
                 told = self._file_lost + self._untold
-                if self._host.pwrite(self._tally_fd, b"%0*d" % (TALLY_DIGITS, told), TALLY_OFFSET) == TALLY_DIGITS:
+                if self._host.pwrite(self._tally_fd, make_tally(told), TALLY_OFFSET) == TALLY_BYTES:
                     self._file_lost, self._untold = told, 0
 
     def _open(self) -> None:
@@ -337,9 +338,19 @@ def make_header(name: str, lost: int = 0) -> bytes:
     """Return the 256 bytes that a journal file begins with."""
     words = f"hitledger-journal 1 {name} ".encode()
     head = words + b"%08x" % crc32(words)
-    return (
-        head.ljust(TALLY_OFFSET) + b"%0*d" % (TALLY_DIGITS, lost) + b" " * (HEADER_BYTES - TALLY_OFFSET - TALLY_DIGITS)
-    )
+    return (head.ljust(TALLY_OFFSET) + make_tally(lost)).ljust(HEADER_BYTES)
+
+
+def make_tally(lost: int) -> bytes:
+    """Return a count of lost hits as it stands in a header: its digits and their checksum."""
+    digits = b"%0*d" % (_TALLY_DIGITS, lost)
+    return digits + b"%08x" % crc32(digits)
+
+
+def read_tally(text: bytes) -> int:
+    """Return a count of lost hits; 0 where a flipped byte would make it another."""
+    digits = text[:_TALLY_DIGITS]
+    return int(digits) if digits.isdigit() and text == make_tally(int(digits)) else 0
 
 
 def read_header(host: Host, fd: int) -> JournalHeader:
@@ -358,8 +369,7 @@ def read_header(host: Host, fd: int) -> JournalHeader:
         raise DamagedHeaderError("A journal file has a damaged header.")
     if version != b"1":
         raise JournalError(f"A journal file has format {version.decode()}, which this version does not know.")
-    digits = data[TALLY_OFFSET : TALLY_OFFSET + TALLY_DIGITS]
-    return JournalHeader(name.decode(), int(digits) if digits.isdigit() else 0)
+    return JournalHeader(name.decode(), read_tally(data[TALLY_OFFSET : TALLY_OFFSET + TALLY_BYTES]))
 
 
 def salt_of(name: str) -> int:

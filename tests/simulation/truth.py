@@ -100,8 +100,8 @@ class JournalLog:
     @property
     def lost(self) -> int:
         """Return the hits that the file's header says were lost."""
-        digits = bytes(self.inode.data[TALLY])
-        return int(digits) if digits.isdigit() else 0
+        digits, checksum = bytes(self.inode.data[TALLY][:12]), bytes(self.inode.data[TALLY][12:])
+        return int(digits) if digits.isdigit() and checksum == b"%08x" % crc32(digits) else 0
 
     def add(self, record: Record) -> None:
         """Note a record that was just written."""
