@@ -208,26 +208,38 @@ def test_a_file_shorter_than_posted_is_set_aside_and_the_writer_goes_on(books: B
 
 
 class FailsOn(Host):
-    """A host that cannot read files of some names while `failing`."""
+    """A host on which a call fails for one file while `failing`."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, name: str, call: str) -> None:
         self.failing = True
-        self._names = names
-        self.open = self._open  # type: ignore[assignment]
+        self._name = name
+        if call == "open":
+            self.open = self._open  # type: ignore[assignment]
+        else:
+            self.pread = self._pread
+
+    def _fail_on(self, name: str) -> None:
+        if self.failing and name == self._name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def _open(self, path: Path, flags: int, mode: int = 0o777) -> int:
-        if self.failing and path.name in self._names:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self._fail_on(path.name)
         return os.open(path, flags, mode)
 
+    def _pread(self, fd: int, size: int, offset: int) -> bytes:
+        if offset >= HEADER_BYTES:
+            self._fail_on(Path(f"/proc/self/fd/{fd}").readlink().name)
+        return os.pread(fd, size, offset)
 
-def test_a_file_that_cannot_be_read_holds_no_other_up(books: Books) -> None:
+
+@pytest.mark.parametrize("call", ["open", "pread"])
+def test_a_file_that_cannot_be_read_holds_no_other_up(books: Books, call: str) -> None:
     """A disk error on one file: the others are posted, and so is this one once it can be read."""
     books.note(b"/a")
     books.journal.close()
     (first,) = books.files()
     books.note(b"/b")
-    host = FailsOn(first.name)
+    host = FailsOn(first.name, call)
     poster = Poster(books.settings, books.store, host=host)
     poster.post_now()
     assert books.counts() == {"/b": 1}

@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--start", type=int, help="first seed; without it, the seeds that once failed come before 0")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (one a core)")
     parser.add_argument("--trace", action="store_true", help="run one after the other and print all that happens")
+    parser.add_argument("--first", action="store_true", help="stop at the first seed that fails")
     arguments = parser.parse_args()
     first = arguments.start or 0
     seeds = list(range(first, first + arguments.seeds))
@@ -31,7 +32,7 @@ def main() -> int:
         with traced():
             failed = [seed for seed in seeds if print_failures(run_seeds([seed], arguments.events))]
         return int(bool(failed))
-    return run_all(seeds, arguments.events, arguments.jobs)
+    return run_all(seeds, arguments.events, arguments.jobs, first=arguments.first)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,9 @@ class Machine:
             if id(inode) in before:
                 log.spoilt = log.spoilt or inode.data != before[id(inode)][1]
                 self.world.judge_power_cut(log, gone)
+        for name, inode in self.disk.names.items():
+            if name.endswith(".journal"):
+                self.world.judge_header(inode.log)
 
 
 class ModelHost(Host):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import sys
 import time
@@ -64,19 +65,31 @@ def slices(seeds: list[int]) -> Iterator[list[int]]:
         yield seeds[start : start + SLICE]
 
 
-def run_all(seeds: list[int], events: int, jobs: int) -> int:
-    """Run seeds over several processes and print the figures."""
+def run_all(seeds: list[int], events: int, jobs: int, *, first: bool = False) -> int:
+    """Run seeds over several processes and print the figures; `first` ends it with the first that fails."""
     total, start = Report(), time.monotonic()
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        for report in pool.map(run_seeds, slices(seeds), [events] * ((len(seeds) + SLICE - 1) // SLICE)):
-            total.add(report)
-            print_failures(report)
+    for report in _reports(seeds, events, jobs):
+        total.add(report)
+        if print_failures(report) and first:
+            break
     print(  # noqa: T201
         f"{total.seeds:,} seeds, {total.events:,} events, {len(total.failures)} failed; "
         f"{time.monotonic() - start:,.0f} s, {total.events / total.cpu_seconds:,.0f} events a second and core"
     )
     return int(bool(total.failures))
+
+
+def _reports(seeds: list[int], events: int, jobs: int) -> Iterator[Report]:
+    if jobs == 1:
+        for each in slices(seeds):
+            yield run_seeds(each, events)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        try:
+            yield from pool.map(run_seeds, slices(seeds), itertools.repeat(events))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def print_failures(report: Report) -> bool:

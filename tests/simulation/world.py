@@ -237,8 +237,13 @@ class World:
 
         def work() -> None:
             written = [(inode, len(inode.data)) for inode in process.host.written]
+            can_tell = process.writer.writable and process.machine.disk.free > PLENTY // 2
+            faults = process.machine.failed, process.lost
             try:
                 process.writer.maintain()
+                alone = process.busy <= {"tick"}
+                if can_tell and alone and faults == (process.machine.failed, process.lost):
+                    self.judge_losses(process)
                 if self.profile.sync == "interval":
                     promise_up_to(written)
                 process.poster.round()
@@ -341,6 +346,20 @@ class World:
         if gone:
             log.doubtful_from = min(log.doubtful_from, log.promised)
 
+    def judge_header(self, log: JournalLog) -> None:
+        """Judge a file after a power cut: under its name it is whole, unless nothing is ever synced."""
+        if self.profile.sync != "none" and not log.excused and log.name.encode() not in log.inode.data[:128]:
+            raise Violation(f"{log.name}: the file has its name, but no header")
+
+    def judge_losses(self, process: Process) -> None:
+        """Judge what files tell of lost hits: each loss once, and all of them where there is any file to tell it."""
+        logs = [inode.log for inode in process.host.written if inode.log.name]
+        told = sum(log.lost for log in logs)
+        if not process.writer.lost == process.lost >= told and not any(log.excused for log in logs):
+            raise Violation(f"{process.lost} hits were lost, {process.writer.lost} are known, {told} told")
+        if told != process.lost and logs and not any(log.excused for log in logs):
+            raise Violation(f"of {process.lost} lost hits {told} are told")
+
     def judge_rest(self) -> None:
         """Judge the state in which nothing is under way and nothing is broken any more."""
         for machine in self.machines:
@@ -354,12 +373,7 @@ class World:
             if len(shard.urls) > shard.most_urls:
                 raise Violation(f"shard {shard.number}: more URLs than allowed")
         for process in self.processes:
-            told = sum(inode.log.lost for inode in process.host.written)
-            if not process.writer.lost == process.lost >= told:
-                raise Violation(f"{process.lost} hits were lost, {process.writer.lost} are known, {told} told")
-            logs = [inode.log for inode in process.host.written if inode.log.name]
-            if told != process.lost and logs and not any(log.excused for log in logs):
-                raise Violation(f"of {process.lost} lost hits {told} are told")
+            self.judge_losses(process)
 
     def _judge_log(self, machine: Machine, log: JournalLog) -> None:
         if log.excused or (log.stubless and self.ledger.operator_faults):
