@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from hitledger.entries import shard_of
 from hitledger.errors import LedgerUnavailableError, QueryError
 from hitledger.ledger import LedgerStore
 from hitledger.report import Query, Reports, Row
@@ -104,6 +105,17 @@ def test_urls_that_stand_still_are_shown_once(store: LedgerStore, settings: Sett
             break
     still = [url for url in seen if url not in moving]
     assert sorted(still) == sorted(set(TIES) - moving)
+
+
+def test_one_shard_may_have_all_that_is_hot(store: LedgerStore, settings: Settings) -> None:
+    """A page has the right rows, however unevenly they lie over the shards."""
+    counts = {f"/{number:03}": 1 for number in range(500)}
+    hot = [url for url in counts if shard_of(url, store.identity.shards) == 0]
+    counts |= dict.fromkeys(hot, 9)
+    book(store, NOW, counts)
+    assert Reports(store, settings).page(Query(limit=90)).rows == in_order(counts)[:90]
+    flat = [text for piece in stream(LiveSource(store)) for text in piece]
+    assert flat[::2] == [url for url, _ in in_order(counts)]
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,9 @@ class Builder:
         return totals, versions_of(answers), totals.urls
 
     def _tally(self, *, keep_latest: bool = False) -> Tally:
-        return Tally(self._path.parent, keep_latest=keep_latest, shards=self._store.identity.shards)
+        return Tally(
+            self._path.parent, keep_latest=keep_latest, shards=self._store.identity.shards, most=MOST_IN_MEMORY
+        )
 
     def _note_period(self, period: Period | None, shards: range, urls: Tally) -> None:
         """Note one period's URLs of some shards."""
