@@ -145,6 +145,17 @@ def test_hours_that_change_are_exact(store: LedgerStore, tmp_path: Path, changin
         assert 2 * hits <= found[url] <= 2 * hits + late[url]
 
 
+def test_one_late_hit_begins_a_report_anew(store: LedgerStore, tmp_path: Path) -> None:
+    """A URL that is moved by a late hit, after it was read, is not added up with both counts."""
+    for period in EARLIER:
+        book(store, period.start, COUNTS)
+    # The second hour's pieces are the 14th to the 26th; URLs of two hits stand in the 17th to the 19th.
+    for reads, url in enumerate((f"/1{digit}" for digit in range(10)), 16):
+        with disturbed(store, [lambda: None] * reads + [lambda url=url: book(store, EARLIER[1].start, {url: 100})]):  # type: ignore[misc]
+            found = built(store, tmp_path / "x", *EARLIER)
+        assert found[url] in (4, 104)
+
+
 @pytest.mark.parametrize("shards", [1, 4])
 def test_what_does_not_fit_into_memory_is_split(
     settings: Settings, tmp_path: Path, shards: int, monkeypatch: pytest.MonkeyPatch
