@@ -94,7 +94,10 @@ class Shelf:
         found = self._kept(order)
         if found is None:
             self._have_built(order)
-            snapshot = Snapshot(order.path)
+            try:
+                snapshot = Snapshot(order.path)
+            except OSError:
+                raise ReportBusyError("The report did not stay for want of room.", 5) from None
             found = snapshot, snapshot.head.moment
         with closing(found[0]):
             yield found
@@ -161,7 +164,7 @@ class Shelf:
     def _run(self, order: Order, builder: Builder, future: Future[None]) -> None:
         failure: BaseException | None = None
         try:
-            with self._turn():
+            with _disk_errors(), self._turn():
                 # Another process may have built it while this one waited for its turn.
                 found = self._kept(order)
                 if found:
@@ -178,16 +181,14 @@ class Shelf:
             future.set_exception(failure)
 
     def _build(self, builder: Builder) -> None:
-        try:
+        with _disk_errors():
             self._directory.mkdir(parents=True, exist_ok=True)
             head = builder.build(self._settings.report_max_entries)
-        except OSError as error:
-            raise LedgerError(f"A report cannot be written: {error.strerror}.") from error
         if head.seconds >= SLOW_SECONDS:
             log.info("added up a report of %d rows in %.1f s", head.rows, head.seconds)
         self._built += 1
         if head.seconds >= SLOW_SECONDS or self._built % TIDY_EVERY == 0:
-            self._tidy()
+            self._tidy(builder.path)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -200,13 +201,16 @@ class Shelf:
         finally:
             os.close(fd)
 
-    def _tidy(self) -> None:
-        """Delete what is old, what exceeds the room, and what a process that was killed has left."""
+    def _tidy(self, newest: Path) -> None:
+        """Delete what is old, what exceeds the room, and what a process that was killed has left; not the newest."""
         room = self._settings.report_cache_bytes
         oldest = (self._now() - KEPT).timestamp()
         files = []
         for entry in os.scandir(self._directory):
             with suppress(FileNotFoundError):
+                if entry.name == newest.name:
+                    room -= entry.stat().st_size
+                    continue
                 files.append((entry.stat().st_mtime, entry.stat().st_size, entry))
         for changed, size, entry in sorted(files, key=lambda file: file[0], reverse=True):
             if entry.name.endswith(SUFFIX):
@@ -214,3 +218,11 @@ class Shelf:
             if changed < oldest or (room < 0 and entry.name.endswith(SUFFIX)):
                 with suppress(FileNotFoundError):
                     Path(entry.path).unlink()
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LedgerError(f"A report cannot be written: {error.strerror}.") from error
