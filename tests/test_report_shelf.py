@@ -210,3 +210,23 @@ def test_the_folder_does_not_grow(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     book(bench.store, NOW, {"/b": 1})
     small.page(Query(prefix="/b"))
     assert len(bench.files) == 1
+
+
+def test_a_large_report_in_a_process_of_its_own(bench: Bench) -> None:
+    """What a web process has added up beside it is the same, its errors too."""
+    apart = Reports(bench.store, bench.settings, lambda: bench.now, apart=True)
+    assert len(apart.page(BELOW).rows) == 29
+    assert apart.page(Query(group=1)).sections[0] == ("/a/", sum(COUNTS.values()) - 5, 29)
+    bounded = Reports(bench.store, replace(bench.settings, report_max_entries=29), apart=True)
+    with pytest.raises(QueryError, match="30 entries"):
+        bounded.page(Query(prefix="/a/2"))
+    assert bench.built == 0
+
+
+def test_a_process_that_ends_early_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the process is killed, or cannot be started, readers are told to come again."""
+    apart = Reports(bench.store, bench.settings, apart=True)
+    for program in ("/bin/false", "/nowhere/python"):
+        monkeypatch.setattr("hitledger.report.apart.sys.executable", program)
+        with pytest.raises(LedgerError, match="cannot be written"):
+            apart.page(BELOW)

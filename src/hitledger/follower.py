@@ -15,7 +15,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -138,7 +138,8 @@ class Follower:
 
     def close(self) -> None:
         """Close the file."""
-        self._host.close(self._fd)
+        with suppress(OSError):
+            self._host.close(self._fd)
 
     @property
     def size(self) -> int:

@@ -171,6 +171,7 @@ class JournalWriter:
     def close(self) -> None:
         """Sync and leave the current file; a later hit opens a new one."""
         with self._lock:
+            self._retry_at = 0.0  # there is no later
             self._tell_in_some_file()
             self._move_on()
         self.maintain()

@@ -98,6 +98,7 @@ class Poster:
 
         Raises:
             LedgerError: the ledger cannot be reached or refuses; what is posted stays posted.
+            JournalError: the journal's folder cannot be read.
         """
         waiting_since, mutex = self._started, self._mutex
         away = None if patient else self._away
@@ -140,7 +141,8 @@ class Poster:
         for follower in self._followers.values():
             follower.close()
         if self._lock_fd >= 0:
-            self._host.close(self._lock_fd)
+            with suppress(OSError):
+                self._host.close(self._lock_fd)
 
     def _after_fork_in_child(self) -> None:
         # The files are shared with the parent, and so would their locks be.
@@ -187,7 +189,8 @@ class Poster:
             yield mine
         finally:
             if held:
-                self._host.unlock(self._lock_fd)
+                with suppress(OSError):
+                    self._host.unlock(self._lock_fd)
 
     def _lock_within(self, seconds: float) -> bool:
         deadline = self._host.monotonic() + seconds
@@ -201,7 +204,10 @@ class Poster:
         return True
 
     def _follow_new_files(self) -> bool:
-        present = {path.name: path for path, _ in self._host.files(self._directory, SUFFIX)}
+        try:
+            present = {path.name: path for path, _ in self._host.files(self._directory, SUFFIX)}
+        except OSError as error:
+            raise JournalError(f"The journal's folder cannot be read: {error.strerror}.") from error
         for name in [name for name in self._followers if name not in present]:
             self._followers.pop(name).close()
         new = False

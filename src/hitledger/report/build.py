@@ -84,7 +84,7 @@ class Builder:
     def __init__(self, store: LedgerStore, recipe: Recipe, path: Path, now: Callable[[], datetime]) -> None:
         self._store = store
         self._recipe = recipe
-        self.path = path
+        self._path = path
         self._now = now
         self._sets: Sequence[Period | None] = recipe.periods or (None,)
         self._moving: set[Period | None] = set()
@@ -117,7 +117,7 @@ class Builder:
         groups = [range(shards)] if entries <= MOST_IN_MEMORY else [range(shard, shard + 1) for shard in range(shards)]
         with ExitStack() as stack:
             sections = stack.enter_context(self._tally()) if self._recipe.sections else None
-            writer, heads = stack.enter_context(new_snapshot(self.path, 3 if sections else 2))
+            writer, heads = stack.enter_context(new_snapshot(self._path, 3 if sections else 2))
             splits = []
             for group in groups:
                 before = len(writer.parts)
@@ -164,7 +164,9 @@ class Builder:
         return totals, versions_of(answers), totals.urls
 
     def _tally(self, *, keep_latest: bool = False) -> Tally:
-        return Tally(self.path.parent, keep_latest=keep_latest, shards=self._store.identity.shards, most=MOST_IN_MEMORY)
+        return Tally(
+            self._path.parent, keep_latest=keep_latest, shards=self._store.identity.shards, most=MOST_IN_MEMORY
+        )
 
     def _note_period(self, period: Period | None, shards: range, urls: Tally) -> None:
         """Note one period's URLs of some shards."""

@@ -58,8 +58,12 @@ class Reports:
         settings: Settings,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         directory: Path | None = None,
+        *,
+        apart: bool = False,
     ) -> None:
         """Reports that must be added up are kept in `directory`, in the data folder by default.
+
+        With `apart`, large ones are added up in processes of their own: a web service wants that.
 
         Raises:
             SettingsError: the patterns file is not as it should be.
@@ -68,7 +72,7 @@ class Reports:
         self._now = now
         self._retention = Retention.of(settings)
         self._patterns: ByPattern = read_patterns(settings.patterns_file)
-        self._shelf = Shelf(store, settings, directory or settings.data_dir / "reports", now)
+        self._shelf = Shelf(store, settings, directory or settings.data_dir / "reports", now, apart=apart)
 
     def page(self, query: Query | None = None) -> Page:
         """Return one page, most requested first, equal counts by URL downwards.

@@ -28,6 +28,7 @@ from pathlib import Path
 from hitledger.entries import Totals
 from hitledger.errors import LedgerError, ReportBusyError
 from hitledger.ledger import LedgerStore
+from hitledger.report.apart import build_apart
 from hitledger.report.build import Builder, Progress, Recipe, versions_of
 from hitledger.report.snapshot import Snapshot
 from hitledger.settings import Settings
@@ -65,7 +66,17 @@ class Order:
 class Shelf:
     """The snapshots in one folder."""
 
-    def __init__(self, store: LedgerStore, settings: Settings, directory: Path, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        store: LedgerStore,
+        settings: Settings,
+        directory: Path,
+        now: Callable[[], datetime],
+        *,
+        apart: bool = False,
+    ) -> None:
+        """With `apart`, large reports are added up in processes of their own."""
+        self._apart = apart
         self._store = store
         self._settings = settings
         self._directory = directory
@@ -130,7 +141,7 @@ class Shelf:
 
     def _have_built(self, order: Order) -> None:
         if order.is_small:
-            self._build(self._builder(order))
+            self._build(order, self._builder(order))
             return
         future, progress = self._start(order)
         if not self._waiting.acquire(blocking=False):
@@ -170,7 +181,7 @@ class Shelf:
                 if found:
                     found[0].close()
                 else:
-                    self._build(builder)
+                    self._build(order, builder)
         except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
             failure = error
         with self._lock:
@@ -180,15 +191,18 @@ class Shelf:
         else:
             future.set_exception(failure)
 
-    def _build(self, builder: Builder) -> None:
+    def _build(self, order: Order, builder: Builder) -> None:
         with _disk_errors():
             self._directory.mkdir(parents=True, exist_ok=True)
-            head = builder.build(self._settings.report_max_entries)
+            if self._apart and not order.is_small:
+                head = build_apart(self._settings, order.recipe, order.path, builder.progress)
+            else:
+                head = builder.build(self._settings.report_max_entries)
         if head.seconds >= SLOW_SECONDS:
             log.info("added up a report of %d rows in %.1f s", head.rows, head.seconds)
         self._built += 1
         if head.seconds >= SLOW_SECONDS or self._built % TIDY_EVERY == 0:
-            self._tidy(builder.path)
+            self._tidy(order.path)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

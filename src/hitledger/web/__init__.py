@@ -36,7 +36,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or Settings.from_environment()
     store = LedgerStore(settings)
     counter = HitCounter(settings, store)
-    services = Services(settings, store, counter, Reports(store, settings), Runs(settings, store))
+    services = Services(settings, store, counter, Reports(store, settings, apart=True), Runs(settings, store))
     app = build_app(services)
     counter.start()
     return app

@@ -1,0 +1,108 @@
+"""Adding a report up in a process of its own, so that nobody else's requests wait for its work.
+
+A web process has one interpreter lock: seconds of adding up in a thread would make each of its
+other requests some milliseconds slower. The process is started for one report, steps back
+behind all others, tells how far it is, and ends with whoever started it.
+
+    parent -> stdin:   settings, recipe and path, pickled
+    child  -> stdout:  one JSON array a line: ["at", done, of] ..., then ["head", {...}] or
+                       ["too large" | "ledger" | "disk", message, hint]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from contextlib import closing, suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hitledger.errors import HitledgerError, LedgerError
+from hitledger.ledger import LedgerStore
+from hitledger.report.build import Builder, Progress, Recipe, TooLargeError
+from hitledger.report.snapshot import Head
+from hitledger.settings import Settings
+
+NICENESS = 10
+TELLING_SECONDS = 0.2
+
+
+def build_apart(settings: Settings, recipe: Recipe, path: Path, progress: Progress) -> Head:
+    """Have a process write the snapshot, and return its head.
+
+    Raises:
+        TooLargeError, LedgerError: as `Builder.build`. OSError: the file cannot be written, or the
+            process not be started.
+    """
+    command = [sys.executable, "-P", "-m", "hitledger.report.apart"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # noqa: S603 - our own
+        assert process.stdin
+        assert process.stdout
+        try:
+            with suppress(BrokenPipeError):
+                pickle.dump((settings, recipe, path), process.stdin)
+                process.stdin.close()
+            for line in process.stdout:
+                word, *told = json.loads(line)
+                if word != "at":
+                    return _ended(word, told)
+                progress.done, progress.of = told
+        finally:
+            process.kill()
+    raise OSError(None, "the process that adds it up has ended")
+
+
+def _ended(word: str, told: list[Any]) -> Head:
+    if word == "head":
+        return Head(**told[0])
+    if word == "too large":
+        raise TooLargeError(*told)
+    if word == "ledger":
+        raise LedgerError(*told)
+    raise OSError(None, told[0])
+
+
+def main() -> None:
+    """Build what standard input asks for."""
+    os.nice(NICENESS)
+    settings, recipe, path = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
+    with closing(LedgerStore(settings)) as store:
+        builder = Builder(store, recipe, path, lambda: datetime.now(UTC))
+        threading.Thread(target=_tell_progress, args=(builder.progress,), daemon=True).start()
+        try:
+            _tell("head", asdict(builder.build(settings.report_max_entries)))
+        except TooLargeError as error:
+            _tell("too large", error.message, error.hint)
+        except HitledgerError as error:
+            _tell("ledger", error.message, error.hint)
+        except OSError as error:
+            _tell("disk", error.strerror)
+
+
+def _tell_progress(progress: Progress) -> None:
+    while not progress.cancelled.wait(TELLING_SECONDS):
+        try:
+            _tell("at", progress.done, progress.of)
+        except OSError:
+            progress.cancelled.set()  # nobody listens any more
+
+
+def _tell(*words: Any) -> None:
+    with _telling:
+        data = (json.dumps(words) + "\n").encode()
+        while data:
+            data = data[os.write(sys.stdout.fileno(), data) :]
+
+
+_telling = threading.Lock()
+
+
+if __name__ == "__main__":
+    with suppress(BrokenPipeError):
+        main()
