@@ -32,8 +32,8 @@ storm: .venv/requirements-dev.txt ## Attack a real service and count along; S="-
 	@exec $(BIN)/python -m tests.storm $(S)
 
 lock: .venv/requirements-dev.txt ## Make the lock files anew from pyproject.toml; UPGRADE=--upgrade takes newer releases.
-	$(COMPILE) pyproject.toml --extra server --extra dev --group dev --group bench --output-file requirements-dev.txt
-	$(COMPILE) pyproject.toml --extra server --constraint requirements-dev.txt --output-file requirements.txt
+	$(COMPILE) pyproject.toml --extra server --extra dev --extra parquet --extra zstd --extra oidc --extra tracing --group dev --group bench --output-file requirements-dev.txt
+	$(COMPILE) pyproject.toml --extra server --extra oidc --extra tracing --constraint requirements-dev.txt --output-file requirements.txt
 	$(COMPILE) --group build --constraint requirements-dev.txt --output-file requirements-build.txt
 
 # The stamp of a set-up is the lock file that it was made from.
