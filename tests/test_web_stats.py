@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from pyarrow import parquet
 
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
@@ -98,7 +100,7 @@ def test_a_series_has_the_times_that_were_asked_for(client: FlaskClient) -> None
     [
         ("/stats/url", "url"), ("/stats/url?url=/x&by=week", "by"), ("/stats/url?url=/x&limit=3", "limit"),
         ("/stats/export?format=xml", "format"), ("/stats/export?order=up", "order"), ("/stats/export?after=x", "after"),
-        ("/stats/export?limit=3", "limit"), ("/stats/export?group=2", "group"), ("/stats/?period=week", "period"),
+        ("/stats/export?limit=3", "limit"), ("/stats/export?group=0", "group"), ("/stats/?period=week", "period"),
         ("/stats/?from=yesterday", "from"), ("/stats/?tz=Mars", "tz"), ("/stats/?search=", "search"),
     ],
 )  # fmt: skip
@@ -125,12 +127,30 @@ def exported(client: FlaskClient, parameters: str) -> list[str]:
     return [line for line in text.splitlines() if "/stats/" not in line]
 
 
+@pytest.mark.parametrize("rows", ["", "&under=/api/", "&group=3", "&prefix=/api/3/&group=3"])
 @pytest.mark.parametrize("order", ["requests", "none"])
-def test_an_export_can_be_resumed(client: FlaskClient, order: str) -> None:
-    """Behind the last row that was received come all others, and none again."""
-    whole = exported(client, f"order={order}")
-    last = json.loads(whole[22])
-    assert whole[:23] + exported(client, f"order={order}&after={last['requests']}:{last['url']}") == whole
+def test_an_export_can_be_resumed(client: FlaskClient, order: str, rows: str) -> None:
+    """Behind the last row that was received, a URL or a section, come all others, and none again."""
+    whole = exported(client, f"order={order}{rows}")
+    for got in (1, len(whole) // 2, len(whole)):
+        last = json.loads(whole[got - 1])
+        after = f"{last['requests']}:{last.get('url') or last['section']}"
+        assert whole[:got] + exported(client, f"order={order}{rows}&after={after}") == whole
+
+
+@pytest.mark.parametrize("rows", ["under=/api/", "group=2", "group=3&prefix=/api/4/"])
+def test_sections_are_exported_as_they_are_shown(client: FlaskClient, rows: str) -> None:
+    """In every format an export has the rows of the pages, in their order, with totals and numbers of URLs."""
+    shown = [row for row in get(client, f"/stats/?{rows}")["sections"] if row["section"][:7] != "/stats/"]
+    assert [json.loads(line) for line in exported(client, rows)] == shown
+    text = client.get(f"/stats/export?{rows}&format=csv").get_data(as_text=True)
+    table = [row for row in csv.DictReader(io.StringIO(text)) if row["section"][:7] != "/stats/"]
+    assert table == [{name: str(value) for name, value in row.items()} for row in shown]
+    page = client.get(f"/stats/?{rows}", headers={"Accept": "text/csv"}).get_data(as_text=True)
+    assert [row for row in csv.DictReader(io.StringIO(page)) if row["section"][:7] != "/stats/"] == table
+    data = client.get(f"/stats/export?{rows}&format=parquet").get_data()
+    read = parquet.read_table(io.BytesIO(data)).to_pylist()
+    assert [row for row in read if row["section"][:7] != "/stats/"] == shown
 
 
 def test_csv_is_safe_in_a_spreadsheet(client: FlaskClient) -> None:
@@ -145,15 +165,17 @@ def test_csv_is_safe_in_a_spreadsheet(client: FlaskClient) -> None:
         assert len(rows) == 61
 
 
-def test_parquet_where_it_is_installed(client: FlaskClient) -> None:
-    """Columns url and requests; without pyarrow, a 422 that says what to install."""
-    try:
-        from pyarrow import parquet  # noqa: PLC0415
-    except ImportError:
-        assert "pip install" in get(client, "/stats/export?format=parquet", 422)["detail"]
-        return
+def test_parquet_has_columns_of_their_types(client: FlaskClient) -> None:
+    """The URLs are texts and the requests 64-bit numbers, in the report's order."""
     table = parquet.read_table(io.BytesIO(client.get("/stats/export?format=parquet").get_data()))
+    assert str(table.schema).splitlines()[:2] == ["url: string", "requests: int64"]
     assert list(zip(table["requests"].to_pylist(), table["url"].to_pylist(), strict=True)) == IN_ORDER
+
+
+def test_parquet_without_its_package(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where pyarrow is not installed, asking for Parquet is a 422 that says what to install."""
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "pip install" in get(client, "/stats/export?format=parquet", 422)["detail"]
 
 
 def test_what_has_not_changed_is_not_sent_again(client: FlaskClient) -> None:

@@ -30,9 +30,11 @@ from hitledger.settings import Settings
 @click.option("--to", "end", help="... up to, not including, this one.")
 @click.option("--tz", help="IANA time zone of these times.")
 @click.option("--prefix", help="Only URLs that begin so.")
+@click.option("--under", help="A section's children, with their totals.")
+@click.option("--group", help="Sections of so many segments, or `patterns`.")
 @click.option("--search", help="Only URLs that contain this.")
 def export(*, kind: str, output: Path | None, unordered: bool, **given: str | None) -> None:
-    """Write all URLs with their requests; memory stays flat, however many there are."""
+    """Write all URLs, or sections, with their requests; memory stays flat, however many there are."""
     names = {"start": "from", "end": "to"}
     query = Query.read({names.get(name, name): text for name, text in given.items() if text is not None})
     settings = with_ledger(Settings.from_environment())
@@ -40,11 +42,11 @@ def export(*, kind: str, output: Path | None, unordered: bool, **given: str | No
     Poster(settings, store).post_now()
     rows = Reports(store, settings).rows(query, in_order=not unordered)
     if output is None:
-        _write(sys.stdout.buffer, ENCODERS[kind](rows))
+        _write(sys.stdout.buffer, ENCODERS[kind](rows, query.width))
         return
     total = store.totals().urls if not query.rows_parameters else None
     with output.open("wb") as file:
-        _write(file, ENCODERS[kind](_watched(rows, total)))
+        _write(file, ENCODERS[kind](_watched(rows, total, query.width), query.width))
 
 
 def _write(file: BinaryIO, chunks: Iterator[bytes]) -> None:
@@ -52,11 +54,11 @@ def _write(file: BinaryIO, chunks: Iterator[bytes]) -> None:
     file.flush()
 
 
-def _watched(rows: Iterator[Flat], total: int | None) -> Iterator[Flat]:
+def _watched(rows: Iterator[Flat], total: int | None, width: int) -> Iterator[Flat]:
     """Yield rows and show how far they are, on a terminal."""
-    columns = (TextColumn("Exporting"), BarColumn(), MofNCompleteColumn(), TextColumn("URLs"), TimeRemainingColumn())
+    columns = (TextColumn("Exporting"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=total)
         for flat in rows:
             yield flat
-            progress.advance(task, len(flat) // 2)
+            progress.advance(task, len(flat) // width)

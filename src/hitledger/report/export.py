@@ -1,6 +1,7 @@
 """All rows of a report as a stream of bytes: NDJSON, CSV or Parquet, compressed or not.
 
-Memory stays flat: rows come in pieces of some thousands and leave as they come.
+Rows are of URLs or, three texts each, of sections (see `Page.flat`). Memory stays flat: rows
+come in pieces of some thousands and leave as they come.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from hitledger.errors import QueryError
+from hitledger.report.page import COLUMNS, ROW_JSON
 from hitledger.report.source import Flat
 
 MEDIA_TYPES = {
@@ -23,30 +25,32 @@ FORMULA_STARTS = "=+-@\t\r\0'"
 """A cell that begins so may be taken for a formula by a spreadsheet (OWASP, CSV injection)."""
 PARQUET_ROWS = 100_000
 
-Encoder = Callable[[Iterator[Flat]], Iterator[bytes]]
+Encoder = Callable[[Iterator[Flat], int], Iterator[bytes]]
+"""From pieces of rows, and the number of texts that each row has."""
 
 
-def as_ndjson(pieces: Iterator[Flat]) -> Iterator[bytes]:
+def as_ndjson(pieces: Iterator[Flat], width: int) -> Iterator[bytes]:
     """Yield one JSON object a line; URLs are ASCII in which JSON escapes nothing."""
+    line = ROW_JSON[width] + "\n"
     for flat in pieces:
-        yield ('{"url":"%s","requests":%s}\n' * (len(flat) // 2) % tuple(flat)).encode()
+        yield (line * (len(flat) // width) % tuple(flat)).encode()
 
 
-def as_csv(pieces: Iterator[Flat]) -> Iterator[bytes]:
+def as_csv(pieces: Iterator[Flat], width: int) -> Iterator[bytes]:
     """Yield a header and rows (RFC 4180); URLs hold nothing that needs quoting.
 
     A URL that a spreadsheet could take for a formula has a quotation mark put before it.
     """
-    yield b"url,requests\r\n"
+    yield (",".join(COLUMNS[width]) + "\r\n").encode()
+    line = ",".join(["%s"] * width) + "\r\n"
     for flat in pieces:
-        safe = [
-            f"'{text}" if index % 2 == 0 and text[:1] in FORMULA_STARTS else text for index, text in enumerate(flat)
-        ]
-        yield ("%s,%s\r\n" * (len(safe) // 2) % tuple(safe)).encode()
+        safe = flat.copy()
+        safe[::width] = [f"'{name}" if name[:1] in FORMULA_STARTS else name for name in flat[::width]]
+        yield (line * (len(safe) // width) % tuple(safe)).encode()
 
 
-def as_parquet(pieces: Iterator[Flat]) -> Iterator[bytes]:
-    """Yield a Parquet file with the columns url and requests.
+def as_parquet(pieces: Iterator[Flat], width: int) -> Iterator[bytes]:
+    """Yield a Parquet file: a column of texts, the others 64-bit whole numbers.
 
     Raises:
         QueryError: the package pyarrow is not installed.
@@ -55,17 +59,18 @@ def as_parquet(pieces: Iterator[Flat]) -> Iterator[bytes]:
         arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError:
         raise QueryError("format", "parquet needs the package pyarrow: pip install 'hitledger[parquet]'.") from None
-    return _parquet(pieces, arrow, parquet)
+    return _parquet(pieces, width, arrow, parquet)
 
 
-def _parquet(pieces: Iterator[Flat], arrow: Any, parquet: Any) -> Iterator[bytes]:
-    schema = arrow.schema([("url", arrow.string()), ("requests", arrow.int64())])
+def _parquet(pieces: Iterator[Flat], width: int, arrow: Any, parquet: Any) -> Iterator[bytes]:
+    name, *numbers = COLUMNS[width]
+    schema = arrow.schema([(name, arrow.string()), *((column, arrow.int64()) for column in numbers)])
     sink = _Sink()
     with parquet.ParquetWriter(sink, schema) as writer:
         waiting: Flat = []
         for flat in pieces:
             waiting += flat
-            if len(waiting) >= 2 * PARQUET_ROWS:
+            if len(waiting) >= width * PARQUET_ROWS:
                 writer.write_table(_table(arrow, schema, waiting))
                 waiting = []
                 yield sink.taken()
@@ -75,7 +80,9 @@ def _parquet(pieces: Iterator[Flat], arrow: Any, parquet: Any) -> Iterator[bytes
 
 
 def _table(arrow: Any, schema: Any, flat: Flat) -> Any:
-    return arrow.table([flat[::2], list(map(int, flat[1::2]))], schema=schema)
+    width = len(schema)
+    numbers = [list(map(int, flat[column::width])) for column in range(1, width)]
+    return arrow.table([flat[::width], *numbers], schema=schema)
 
 
 class _Sink(io.RawIOBase):

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+COLUMNS = {2: ("url", "requests"), 3: ("section", "requests", "urls")}
+"""What the texts of a row are, by how many they are."""
 ROW_JSON = {2: '{"url":"%s","requests":%s}', 3: '{"section":"%s","requests":%s,"urls":%s}'}
 """URLs are ASCII without quotes or backslashes (see `hitledger.paths`), so nothing needs escaping."""
 

@@ -94,6 +94,11 @@ class Query:
         return bool(self.prefix) or self.group is not None
 
     @property
+    def width(self) -> int:
+        """Texts a row has: 3 for sections, 2 for URLs (see `Page.flat`)."""
+        return 2 if self.group is None else 3
+
+    @property
     def rows_parameters(self) -> dict[str, str]:
         """The parameters that ask for the same rows."""
         given = {

@@ -68,7 +68,7 @@ class ExportQuery(StatsQuery):
 
     format: str = Field("ndjson", description="ndjson, csv or parquet.")
     order: str = Field("requests", description="requests: most requested first; none: as is quickest.")
-    after: str | None = Field(None, description="Go on behind this row: its requests, a colon, its URL.")
+    after: str | None = Field(None, description="Go on behind this row: its requests, a colon, its URL or section.")
 
 
 class UrlQuery(BaseModel):
@@ -153,8 +153,8 @@ def stats_api(services: Services) -> APIBlueprint:
         asked = Query.read(parameters())
         services.counter.post_now()
         page = services.reports.page(asked)
-        if page.width == 2 and request.accept_mimetypes.best_match(["application/json", "text/csv"]) == "text/csv":
-            return _whole(b"".join(as_csv(iter([page.flat]))), MEDIA_TYPES["csv"], _following(asked, page))
+        if request.accept_mimetypes.best_match(["application/json", "text/csv"]) == "text/csv":
+            return _whole(b"".join(as_csv(iter([page.flat]), page.width)), MEDIA_TYPES["csv"], _following(asked, page))
         return _page_response(asked, page)
 
     @blueprint.get("/url", responses={200: UrlStats, **failures}, summary="One URL: total, rank and history")
@@ -176,11 +176,12 @@ def stats_api(services: Services) -> APIBlueprint:
         texts = parameters()
         refuse_unknown(texts, ROWS + EXPORT_ONLY)
         asked = Query.read({name: text for name, text in texts.items() if name in ROWS})
-        kind, in_order, behind = _read_export(texts, asked)
+        kind, in_order, behind = _read_export(texts)
         services.counter.post_now()
         if not exports.acquire(blocking=False):
             problem(503, "Enough exports are running already.", {"Retry-After": "10"})
-        chunks = _released(ENCODERS[kind](services.reports.rows(asked, behind, in_order=in_order)), exports)
+        rows = services.reports.rows(asked, behind, in_order=in_order)
+        chunks = _released(ENCODERS[kind](rows, asked.width), exports)
         return _streamed(chunks, kind)
 
     @blueprint.after_request
@@ -288,18 +289,18 @@ def _coding(offered: list[str]) -> str:
     return next((coding for coding in offered if request.accept_encodings.quality(coding) > 0), "identity")
 
 
-def _read_export(texts: dict[str, str], asked: Query) -> tuple[str, bool, tuple[int, str] | None]:
+def _read_export(texts: dict[str, str]) -> tuple[str, bool, tuple[int, str] | None]:
     kind = texts.get("format", "ndjson")
     if kind not in ENCODERS:
         raise QueryError("format", f"takes one of {', '.join(ENCODERS)}.")
     order = texts.get("order", "requests")
     if order not in ("requests", "none"):
         raise QueryError("order", "takes requests or none.")
-    if asked.group is not None:
-        raise QueryError("group", "cannot be exported; ask for pages of it.")
     hits, _, url = texts.get("after", "").partition(":")
     if "after" in texts and not (hits.isascii() and hits.isdecimal() and len(hits) <= 16 and url.isascii() and url):
-        raise QueryError("after", "takes the requests and the URL of the last row that was received, as 17:/api/x/.")
+        raise QueryError(
+            "after", "takes the requests, a colon and the name of the last row that was received, as 17:/api/x/."
+        )
     return kind, order == "requests", (int(hits), url) if "after" in texts else None
 
 
