@@ -216,7 +216,7 @@ def test_room_for_those_who_wait() -> None:
         assert not one_more
 
 
-@pytest.mark.parametrize("n", ["0", "-1", "1.5", "abc", "1" + "0" * 30, "100001", "%20", "1e3", "٣", "+5", "runs"])
+@pytest.mark.parametrize("n", ["0", "-1", "1.5", "abc", "1" + "0" * 30, "100001", "%20", "1e3", "٣", "+5"])
 def test_a_number_that_is_none(web: Web, n: str) -> None:
     """Anything but a whole number from 1 to the limit is a 422 that names it, and starts nothing."""
     before = web.get("/test/runs/").json

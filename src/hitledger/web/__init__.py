@@ -20,7 +20,7 @@ from hitledger.web.health import health_api
 from hitledger.web.metrics import metrics_blueprint
 from hitledger.web.problems import Problem, install_problems, validation_failed
 from hitledger.web.requests import install_request_checks
-from hitledger.web.runs import runs_api
+from hitledger.web.runs import SizeConverter, runs_api
 from hitledger.web.services import Services
 from hitledger.web.stats import stats_api
 
@@ -58,10 +58,10 @@ def build_app(services: Services) -> Flask:
     # Paths are counted as they come: no redirect to a slash, no folding of doubled ones.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    app.url_map.converters["anything"] = AnythingConverter
+    app.url_map.converters |= {"anything": AnythingConverter, "size": SizeConverter}
     install_request_checks(app, services.settings)
     install_problems(app)
-    app.register_blueprint(docs_blueprint(app))
+    app.register_blueprint(docs_blueprint(app, services.settings))
     app.register_blueprint(metrics_blueprint(services))
     app.register_blueprint(dashboard_blueprint(services))
     for blueprint in (api_blueprint(), stats_api(services), runs_api(services), health_api(services)):

@@ -7,6 +7,9 @@ from importlib.resources import files
 from flask import Blueprint, Response, abort, jsonify, send_file
 from flask_openapi3 import OpenAPI
 
+from hitledger.settings import Settings
+from hitledger.web.openapi import describe
+
 ASSETS = {
     "swagger-ui.css": ("css", "text/css"),
     "swagger-ui-bundle.js": ("js", "text/javascript"),
@@ -32,13 +35,13 @@ START = """SwaggerUIBundle({
 """
 
 
-def docs_blueprint(app: OpenAPI) -> Blueprint:
+def docs_blueprint(app: OpenAPI, settings: Settings) -> Blueprint:
     """Return the pages that describe the application's API."""
     blueprint = Blueprint("docs", __name__)
 
     @blueprint.get("/openapi.json")
     def openapi() -> Response:
-        return jsonify(app.api_doc)
+        return jsonify(describe(app, settings))
 
     @blueprint.get("/docs/")
     def docs() -> Response:

@@ -19,6 +19,7 @@ from typing import Literal
 from flask import Response
 from flask_openapi3 import APIBlueprint
 from pydantic import BaseModel, ConfigDict, Field
+from werkzeug.routing import BaseConverter
 
 from hitledger.errors import LedgerError, RunUnavailableError
 from hitledger.testrun.run import CANCELLED, Run
@@ -88,6 +89,12 @@ class TestRuns(BaseModel):
     __test__ = False
 
     runs: list[TestRun]
+
+
+class SizeConverter(BaseConverter):
+    """One segment, whatever it holds, other than the one that names the runs."""
+
+    regex = r"(?!runs/)[^/]+"
 
 
 class StartPath(BaseModel):
@@ -185,7 +192,7 @@ def runs_api(services: Services) -> APIBlueprint:
     room = WaitingRoom(services.settings.threads)
 
     @blueprint.post(
-        "/<n>/",
+        "/<size:n>/",
         responses={200: TestRun, 202: TestRun, 422: Problem, 503: Problem},
         summary="Send n GET requests to the service itself, each to a random URL",
         description="200 when the run ended while the request waited for it; its hits are then in `/stats/`. "

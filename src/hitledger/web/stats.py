@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from http import HTTPStatus
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urlencode
 
 from flask import Response, json, request
@@ -45,14 +45,18 @@ class StatsQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    period: str | None = Field(None, description="all, hour, day or month.")
+    period: Literal["all", "hour", "day", "month"] | None = Field(None, description="all, hour, day or month.")
     at: str | None = Field(None, description="Which hour, day or month (RFC 3339); the one that is running without it.")
     from_: str | None = Field(None, alias="from", description="Instead of period: from this hour or day on ...")
     to: str | None = Field(None, description="... up to, not including, this one.")
     tz: str | None = Field(None, description="IANA time zone of at, from and to; UTC without it.")
     prefix: str | None = Field(None, description="Only URLs that begin so, with the section's own total.")
     under: str | None = Field(None, description="A section's children, with their totals.")
-    group: str | None = Field(None, description="Add URLs up by so many segments, or by the settings' patterns.")
+    group: str | None = Field(
+        None,
+        description="Add URLs up by so many segments, or by the settings' patterns.",
+        pattern="^(0?[1-9]|[1-5][0-9]|6[0-4]|patterns)$",
+    )
     search: str | None = Field(None, description="Only URLs that contain this text.")
 
 
@@ -60,15 +64,23 @@ class PageQuery(StatsQuery):
     """What to report, and which page of it."""
 
     limit: int = Field(DEFAULT_LIMIT, ge=1, le=MOST_LIMIT, description="Most rows in the answer.")
-    cursor: str | None = Field(None, description="Continue where the page ended that gave it as `next`.")
+    cursor: str | None = Field(
+        None, description="Continue where the page ended that gave it as `next`.", pattern="^[A-Za-z0-9_-]+$"
+    )
 
 
 class ExportQuery(StatsQuery):
     """What to export, and how."""
 
-    format: str = Field("ndjson", description="ndjson, csv or parquet.")
-    order: str = Field("requests", description="requests: most requested first; none: as is quickest.")
-    after: str | None = Field(None, description="Go on behind this row: its requests, a colon, its URL or section.")
+    format: Literal["ndjson", "csv", "parquet"] = Field("ndjson", description="ndjson, csv or parquet.")
+    order: Literal["requests", "none"] = Field(
+        "requests", description="requests: most requested first; none: as is quickest."
+    )
+    after: str | None = Field(
+        None,
+        description="Go on behind this row: its requests, a colon, its URL or section.",
+        pattern=r"^[0-9]{1,16}:[!-~]+$",
+    )
 
 
 class UrlQuery(BaseModel):
@@ -77,7 +89,7 @@ class UrlQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     url: str
-    by: str = Field("day", description="The series' periods: hour, day or month, of UTC.")
+    by: Literal["hour", "day", "month"] = Field("day", description="The series' periods: hour, day or month, of UTC.")
     from_: str | None = Field(None, alias="from", description="The series begins here ...")
     to: str | None = Field(None, description="... and ends before this.")
     tz: str | None = Field(None, description="IANA time zone of from and to.")
@@ -145,8 +157,11 @@ def stats_api(services: Services) -> APIBlueprint:
     blueprint = APIBlueprint("stats", __name__, url_prefix="/stats")
     exports = threading.Semaphore(MOST_EXPORTS)
     failures: Responses = {404: Problem, 422: Problem, 503: Problem}
+    unchanged: Responses = {304: {"description": "Nothing has changed since If-None-Match."}}
+    files = {kind.partition(";")[0]: {"schema": {"type": "string"}} for kind in MEDIA_TYPES.values()}
+    exported: Responses = {200: {"description": "One row a line, or a Parquet file.", "content": files}}
 
-    @blueprint.get("/", responses={200: StatsPage, **failures}, summary="URLs or sections by requests")
+    @blueprint.get("/", responses={200: StatsPage, **unchanged, **failures}, summary="URLs or sections by requests")
     @checked_here
     def stats(query: PageQuery = UNCHECKED) -> Response:
         del query
@@ -157,7 +172,9 @@ def stats_api(services: Services) -> APIBlueprint:
             return _whole(b"".join(as_csv(iter([page.flat]), page.width)), MEDIA_TYPES["csv"], _following(asked, page))
         return _page_response(asked, page)
 
-    @blueprint.get("/url", responses={200: UrlStats, **failures}, summary="One URL: total, rank and history")
+    @blueprint.get(
+        "/url", responses={200: UrlStats, **unchanged, **failures}, summary="One URL: total, rank and history"
+    )
     @checked_here
     def one_url(query: UrlQuery = UNCHECKED) -> Response:
         del query
@@ -169,7 +186,7 @@ def stats_api(services: Services) -> APIBlueprint:
         services.counter.post_now()
         return _url_response(services.reports.url(texts["url"], texts.get("by", "day"), asked))
 
-    @blueprint.get("/export", responses=failures, summary="All rows, streamed")
+    @blueprint.get("/export", responses={**exported, **failures}, summary="All rows, streamed")
     @checked_here
     def export(query: ExportQuery = UNCHECKED) -> Response:
         del query

@@ -1,0 +1,110 @@
+"""Rounds of schemathesis on a real service, until enough cases are made; its memory is read after each."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.processes import Running
+from tests.support import free_port
+
+CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+ROOT = Path(__file__).parent.parent.parent
+MOST_GROWTH = 1.1
+"""Memory after the last round over that after the first, when every cache is warm."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to scan with. `examples` bounds each operation's cases in each phase of a round."""
+
+    seed: int
+    cases: int
+    examples: int = 300
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Verdict:
+    """What the rounds made and found."""
+
+    seed: int
+    cases: int = 0
+    failures: list[str] = field(default_factory=list)
+    memory_bytes: list[int] = field(default_factory=list)
+
+    @property
+    def growth(self) -> float:
+        """The service's memory after the last round over that after the first."""
+        return self.memory_bytes[-1] / self.memory_bytes[0]
+
+    @property
+    def is_good(self) -> bool:
+        """True where nothing failed and memory is flat."""
+        return not self.failures and (len(self.memory_bytes) < 2 or self.growth <= MOST_GROWTH)
+
+    def __str__(self) -> str:
+        memory = ", ".join(f"{each / 2**20:.0f}" for each in self.memory_bytes)
+        lines = [f"{self.cases:,} cases, {len(self.failures)} kinds of failure; MiB after each round: {memory}"]
+        return "\n".join([*lines, *self.failures])
+
+
+def scan(plan: Plan, **settings: str) -> Verdict:
+    """Run a service with a ledger of its own, and scan it until the plan's cases are made."""
+    verdict = Verdict(plan.seed)
+    with tempfile.TemporaryDirectory(prefix="hitledger-", ignore_cleanup_errors=True) as directory:
+        folder = Path(directory)
+        port = free_port()
+        environment = {
+            "HITLEDGER_DATA_DIR": str(folder / "data"),
+            "HITLEDGER_PORT": str(port),
+            "HITLEDGER_WORKERS": "1",
+            "HITLEDGER_TEST_MAX_REQUESTS": "50",
+            **settings,
+        }
+        with Running([sys.executable, "-m", "hitledger", "serve"], environment) as service:
+            service.line_with("Serving on")
+            while verdict.cases < plan.cases and not verdict.failures:
+                _round(plan, verdict, folder / "report.json", f"http://127.0.0.1:{port}")
+                verdict.memory_bytes.append(_memory_of(service))
+            if service.process.poll() is not None:
+                verdict.failures.append("the service has ended")
+            service.end()
+    return verdict
+
+
+def _round(plan: Plan, verdict: Verdict, report: Path, url: str) -> None:
+    seed = plan.seed + len(verdict.memory_bytes)
+    command = [
+        sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION),
+        "run", f"{url}/openapi.json", "--url", url, "--checks", "all", "--seed", str(seed),
+        "--max-examples", str(plan.examples), "--report-json-path", str(report), "--no-color",
+        *(word for name, value in plan.headers.items() for word in ("--header", f"{name}:{value}")),
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=report.parent, env=environment, capture_output=True, text=True, check=False)
+    if not report.exists():
+        verdict.failures.append(f"schemathesis failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        return
+    found: dict[str, Any] = json.loads(report.read_text())
+    verdict.cases += found["test_cases"]["generated"]
+    verdict.failures += [f"{each['code']} {each['title']}: {each['operations']}" for each in found["failures"]]
+    verdict.failures += [str(each) for each in found["errors"]]
+    if not found["complete"] or found["operations"]["tested"] < found["operations"]["selected"]:
+        verdict.failures.append(f"the round is not complete: {found['stop_reason']}")
+    if verdict.failures:
+        verdict.failures.append(done.stdout[-8000:])
+    report.unlink()
+
+
+def _memory_of(service: Running) -> int:
+    """Return the resident bytes of the service's own processes; the ledger's grow with what it counts."""
+    pids = set(service.left("hitledger")) - set(service.left("valkey-server"))
+    return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * os.sysconf("SC_PAGE_SIZE")
