@@ -50,6 +50,14 @@ def test_a_count_that_was_changed_by_hand_is_named(books: Books) -> None:
     assert difference.endswith("+1")
 
 
+def test_a_route_that_was_changed_by_hand_is_named(books: Books) -> None:
+    """One hit more on one route: the shard is named, with the difference."""
+    books.store.reader(0).zincrby(books.store.routes_key(0), 1, "/<forged>/")
+    (difference,) = run(books).differences
+    assert difference.startswith("shard 0: of ")
+    assert difference.endswith("+1")
+
+
 def test_a_url_that_was_removed_is_named(books: Books) -> None:
     """A URL that vanished, as by eviction, leaves a hole that is seen."""
     client = books.store.reader(0)

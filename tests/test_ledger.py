@@ -29,6 +29,12 @@ def batch(start: Watermark | None = None, end: int = 300, **urls: int) -> Batch:
     return Batch(0, JOURNAL, start, wanted, {HOUR: Hits({f"/{name}": count for name, count in urls.items()})})
 
 
+def routed(each: Batch, **routes: int) -> Batch:
+    """Return the batch with hits by route name."""
+    hits = replace(each.hits[HOUR], routes={f"/<{name}>/": count for name, count in routes.items()})
+    return replace(each, hits={HOUR: hits})
+
+
 @pytest.fixture
 def opened(store: LedgerStore) -> LedgerStore:
     """A ledger with one shard, made."""
@@ -75,10 +81,10 @@ def test_a_stranger_changes_nothing(opened: LedgerStore) -> None:
     assert dump(opened) == before
 
 
-@pytest.mark.parametrize("key", ["totals", "watermarks", "all", "hour", "hour totals"])
+@pytest.mark.parametrize("key", ["totals", "watermarks", "all", "hour", "hour totals", "routes", "hour routes"])
 def test_a_key_of_the_wrong_type_stops_all_of_it(opened: LedgerStore, key: str) -> None:
     """Whichever key holds something else, nothing at all is booked, and the error says which."""
-    post(opened, batch(a=1))
+    post(opened, routed(batch(a=1), one=1))
     client = opened.reader(0)
     hour = next(str(name) for name in client.scan_iter(opened.key("{0}", "hour:*")))
     name = {
@@ -87,11 +93,13 @@ def test_a_key_of_the_wrong_type_stops_all_of_it(opened: LedgerStore, key: str) 
         "all": opened.set_key(0),
         "hour": hour,
         "hour totals": hour.replace(":hour:", ":totals:hour:"),
+        "routes": opened.routes_key(0),
+        "hour routes": hour.replace(":hour:", ":routes:hour:"),
     }[key]
     client.delete(name)
     client.set(name, "text")
     before = dump(opened)
-    (outcome,) = opened.post([batch(Watermark(300, 1, 7), 400, a=1)])
+    (outcome,) = opened.post([routed(batch(Watermark(300, 1, 7), 400, a=1), one=1)])
     assert outcome.word == "unknown"
     assert name in str(outcome.error)
     assert dump(opened) == before
@@ -106,6 +114,35 @@ def test_a_shard_counts_exactly_to_the_last_number_it_can(opened: LedgerStore) -
     assert post(opened, batch(first.wanted, 400, a=1)) == ["posted"]
     assert counts_of(opened) == {"/a": most}
     assert opened.totals().requests == most
+
+
+def test_routes_are_booked_with_their_hits(opened: LedgerStore) -> None:
+    """Hits whose route is known are on it in every period, once, beside those that have none."""
+    first = routed(batch(a=2, b=1), one=2)
+    assert post(opened, first, first, batch(first.wanted, 400, c=5)) == ["posted", "duplicate", "posted"]
+    client = opened.reader(0)
+    keys = [str(key) for key in client.scan_iter(opened.key("{0}", "*")) if ":routes" in str(key)]
+    assert sorted(key.split(":")[3:4] for key in keys) == [[], ["day"], ["hour"], ["month"]]
+    for key in keys:
+        assert client.zrange(key, 0, -1, withscores=True) == [("/<one>/", 2.0)]
+        assert client.hget(key.replace(":routes", ":totals"), "routed") == "2"
+        assert (client.ttl(key) == -1) == (key == opened.routes_key(0))
+    assert opened.totals().requests == 8
+
+
+def test_a_batch_with_more_routes_than_hits_changes_nothing(opened: LedgerStore) -> None:
+    """A batch that contradicts itself is refused whole."""
+    before = dump(opened)
+    assert post(opened, routed(batch(a=2), one=2, two=1)) == ["unknown"]
+    assert dump(opened) == before
+
+
+def test_a_reset_drops_routes_too(opened: LedgerStore) -> None:
+    """After a reset no route is left, and the books agree."""
+    post(opened, routed(batch(a=2), one=1))
+    assert opened.reset() == 2
+    assert not list(opened.reader(0).scan_iter(opened.key("{0}", "routes*")))
+    assert opened.books(0).routed == 0
 
 
 def test_a_period_whose_time_is_over_is_not_kept(store: LedgerStore) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from hitledger import ledger
 from hitledger.entries import Batch, Hits, Watermark, most_urls_of
 from hitledger.host import Host
 from hitledger.ledger import LedgerStore
@@ -75,6 +76,8 @@ def test_a_seed_is_a_world() -> None:
 
 # The model ledger is like the scripts
 
+MOST_ROUTES = 4
+
 
 class Twins:
     """A real ledger and the model of one, side by side."""
@@ -83,7 +86,7 @@ class Twins:
         self.random = Random(seed)
         self.store = LedgerStore(replace(settings, shards=2, max_urls=7))
         self.identity = self.store.open()
-        self.shards = [Shard(number, most_urls_of(number, 2, 7)) for number in range(2)]
+        self.shards = [Shard(number, most_urls_of(number, 2, 7), most_routes=MOST_ROUTES) for number in range(2)]
         for shard in self.shards:
             assert shard.adopt(self.identity.id) == self.identity.id
         self.journals = [f"{born:016x}-{self.random.randbytes(16).hex()}" for born in range(1, 5)]
@@ -108,7 +111,9 @@ class Twins:
         """Return hits on some of a few names."""
         random = self.random
         urls = {f"/{random.randrange(9)}": random.randrange(1, 5) for _ in range(random.randrange(6))}
-        return Hits(urls, {"(unmatched)": random.randrange(1, 4)} if random.random() < 0.3 else {})
+        lines = {"(unmatched)": random.randrange(1, 4)} if random.random() < 0.3 else {}
+        routes = {f"/<{random.randrange(6)}>": 1 for _ in urls} if random.random() < 0.5 else {}
+        return Hits(urls, lines, routes)
 
     def send(self, shard: Shard, batch: Batch) -> None:
         """Post it to both; they must say the same."""
@@ -133,6 +138,9 @@ class Twins:
             marks = client.hgetall(self.store.watermarks_key(shard.number))
             assert {url: int(hits) for url, hits in urls} == shard.urls
             assert {name: int(hits) for name, hits in totals.items() if name[0] == "("} == shard.lines
+            routes = client.zrange(self.store.routes_key(shard.number), 0, -1, withscores=True)
+            assert {route: int(hits) for route, hits in routes} == shard.routes
+            assert int(totals.get("routed", 0)) == sum(shard.routes.values())
             assert int(totals.get("requests", 0)) == shard.requests
             assert {name: Watermark.decode(text) for name, text in marks.items()} == shard.marks
             assert totals.get("floor", "") == shard.floor
@@ -140,15 +148,17 @@ class Twins:
             assert [int(totals.get(name, 0)) for name in names] == shard.retired
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_model_ledger_is_like_the_real_one(settings: Settings, seed: int) -> None:
+@pytest.mark.parametrize("seed", range(8))
+def test_the_model_ledger_is_like_the_real_one(settings: Settings, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is posted and forgotten, in whatever order, scripts and model answer and hold the same."""
+    monkeypatch.setattr(ledger, "MOST_ROUTES", MOST_ROUTES)
     twins = Twins(settings, seed)
     for _ in range(150):
         twins.random.choices((twins.post, twins.retire), (40, 1))[0]()
     twins.compare()
     assert sum(shard.requests for shard in twins.shards) > 50
     assert any("(overflow)" in shard.lines for shard in twins.shards)
+    assert any("(overflow)" in shard.routes for shard in twins.shards)
     twins.store.close()
 
 
@@ -158,13 +168,15 @@ def test_the_model_ledger_goes_back_exactly() -> None:
     shard.adopt("x")
     states = []
     for offset in range(300, 330):
-        states.append((len(shard.log), dict(shard.urls), dict(shard.lines), shard.requests, dict(shard.marks)))
+        held = dict(shard.urls), dict(shard.lines), dict(shard.routes)
+        states.append((len(shard.log), *held, shard.requests, dict(shard.marks)))
         journal = f"{random.randrange(3):016x}"
         mark, url = shard.marks.get(journal), f"/{random.randrange(6)}"
-        shard.post("x", Batch(0, journal, mark, Watermark(offset, offset), {1: Hits({url: 2}, {"(unmatched)": 1})}))
-    for length, urls, lines, requests, marks in reversed(states):
+        hits = Hits({url: 2}, {"(unmatched)": 1}, {f"/<{random.randrange(3)}>": 2})
+        shard.post("x", Batch(0, journal, mark, Watermark(offset, offset), {1: hits}))
+    for length, *state in reversed(states):
         shard.fall_back(length)
-        assert (shard.urls, shard.lines, shard.requests, shard.marks) == (urls, lines, requests, marks)
+        assert [shard.urls, shard.lines, shard.routes, shard.requests, shard.marks] == state
 
 
 # The model host is like the machine

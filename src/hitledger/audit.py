@@ -33,11 +33,16 @@ QUARANTINED_SUFFIX = ".quarantined"
 
 @dataclass(frozen=True)
 class ShardAudit:
-    """One shard's books. `in_sets` is the sum over its sorted set and its lines."""
+    """One shard's books. `in_sets` is the sum over its sorted set and its lines.
+
+    `routed` is the total of hits whose route is known, `in_routes` the sum over the set of routes.
+    """
 
     shard: int
     requests: int
     in_sets: int
+    routed: int
+    in_routes: int
     by_watermarks: int
     lost: int
     damaged: int
@@ -54,6 +59,11 @@ class ShardAudit:
             yield (
                 f"shard {self.shard}: the total is {self.requests:,} and the URLs and lines add up to "
                 f"{self.in_sets:,}: {self.in_sets - self.requests:+,}"
+            )
+        if (self.in_routes != self.routed and self.exact) or self.routed > self.requests:
+            yield (
+                f"shard {self.shard}: of {self.requests:,} hits {self.routed:,} have a route and the routes add up to "
+                f"{self.in_routes:,}: {self.in_routes - self.routed:+,}"
             )
 
 
@@ -118,9 +128,11 @@ def audit(settings: Settings, store: LedgerStore) -> AuditReport:
 def _audit_shard(store: LedgerStore, shard: int) -> ShardAudit:
     for _ in range(MOST_TRIES):
         before = store.books(shard)
-        in_sets = store.sum_of_set(shard, SCAN_ENTRIES)
+        in_sets = store.sum_of(shard, store.set_key(shard), SCAN_ENTRIES)
+        in_routes = store.sum_of(shard, store.routes_key(shard), SCAN_ENTRIES)
         after = store.books(shard)
         fits = before.requests <= in_sets + after.lines and in_sets + before.lines <= after.requests
+        fits = fits and before.routed <= in_routes <= after.routed
         quiet = before.requests == after.requests
         if quiet or fits:
             break
@@ -128,6 +140,8 @@ def _audit_shard(store: LedgerStore, shard: int) -> ShardAudit:
         shard=shard,
         requests=after.requests,
         in_sets=in_sets + after.lines,
+        routed=after.routed,
+        in_routes=in_routes,
         by_watermarks=after.by_watermarks,
         lost=after.lost,
         damaged=after.damaged,

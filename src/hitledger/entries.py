@@ -12,6 +12,8 @@ from hitledger.journal import HEADER_BYTES
 
 MOST_URLS_A_CALL = 1000
 """Distinct URLs in one script call: about 7 ms of a single-threaded server."""
+MOST_ROUTES = 10_000
+"""Distinct routes of a shard; hits on others go to the route (overflow). Applications have a few hundred."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,11 @@ class Watermark:
 
 @dataclass
 class Hits:
-    """Hits that fell into the same periods: hits by URL, and by line."""
+    """Hits that fell into the same periods: by URL and by line, and those of them whose route is known by route."""
 
     urls: dict[str, int] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
+    routes: dict[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -65,12 +68,13 @@ class Hits:
 class ShardBooks:
     """Both sides of one shard's books, read at one moment; all in hits but `damaged`, in records.
 
-    `requests` is the shard's total, `lines` what of it is on lines; `by_watermarks` is what the
-    watermarks say was posted since the ledger was last reset.
+    `requests` is the shard's total, `lines` what of it is on lines, `routed` what of it has a
+    route; `by_watermarks` is what the watermarks say was posted since the ledger was last reset.
     """
 
     requests: int
     lines: int
+    routed: int
     by_watermarks: int
     lost: int
     damaged: int

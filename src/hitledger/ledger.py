@@ -9,8 +9,11 @@ Keys; `{s}` is a shard's number in braces, so that all keys of a shard share a h
     <prefix>:{s}:month:2026-11                      by month; each expires by its retention
     <prefix>:{s}:totals                 hash        ledger, shards: whose it is; requests: hits posted
                                                     to this shard; (unmatched) ...: hits on each line;
+                                                    routed: those of requests whose route is known;
                                                     floor, retired ...: see lua/retire.lua
-    <prefix>:{s}:totals:hour:...        hash        requests and lines of one period
+    <prefix>:{s}:totals:hour:...        hash        requests, lines and routed of one period
+    <prefix>:{s}:routes                 sorted set  route -> hits, since the ledger began
+    <prefix>:{s}:routes:hour:...        sorted set  the same for one period; also by day and month
     <prefix>:{s}:watermarks             hash        journal name -> `Watermark`
 
 Guarantee: `LedgerStore.post` books a batch once, however often it is called and by however
@@ -33,7 +36,16 @@ from redis.exceptions import NoScriptError
 from hitledger.checks import server_findings
 from hitledger.connections import Connections, Server, connect, server_errors
 from hitledger.dispatch import Command, error_in, script, send_scripts, send_together
-from hitledger.entries import Batch, LedgerIdentity, Outcome, ShardBooks, Totals, Watermark, most_urls_of
+from hitledger.entries import (
+    MOST_ROUTES,
+    Batch,
+    LedgerIdentity,
+    Outcome,
+    ShardBooks,
+    Totals,
+    Watermark,
+    most_urls_of,
+)
 from hitledger.errors import LedgerError, LedgerMismatchError
 from hitledger.findings import FAIL
 from hitledger.periods import Period, Retention
@@ -159,6 +171,10 @@ class LedgerStore:
         """Return the key of a shard's totals, for all time or for one period."""
         return self.key(f"{{{shard}}}", "totals", *([period.key] if period else []))
 
+    def routes_key(self, shard: int, period: Period | None = None) -> str:
+        """Return the key of a shard's sorted set of routes, for all time or for one period."""
+        return self.key(f"{{{shard}}}", "routes", *([period.key] if period else []))
+
     def watermarks_key(self, shard: int) -> str:
         """Return the key of a shard's watermarks."""
         return self.key(f"{{{shard}}}", "watermarks")
@@ -207,26 +223,30 @@ class LedgerStore:
         shard = batch.shard
         keys = [self.totals_key(shard), self.watermarks_key(shard), self.set_key(shard)]
         words: list[str | int] = []
-        hits = 0
+        has_routes = any(group.routes for group in batch.hits.values())
+        if has_routes:
+            keys.append(self.routes_key(shard))
         for hour, group in batch.hits.items():
             kept = self._retention.periods_kept(hour)
             words.append(len(kept))
             for period, expiry in kept:
                 keys += [self.set_key(shard, period), self.totals_key(shard, period)]
+                if has_routes:
+                    keys.append(self.routes_key(shard, period))
                 words.append(expiry)
-            for table in (group.lines, group.urls):
+            for table in (group.lines, group.urls, group.routes)[: 3 if has_routes else 2]:
                 words.append(len(table))
                 # Sorted, as the server keeps URLs of equal counts: neighbours are found in its caches.
                 for name, count in sorted(table.items()):
                     words += (name, count)
-                    hits += count
+        most_urls = most_urls_of(shard, self.identity.shards, self._settings.max_urls)
         head = (
             self.identity.id,
             batch.journal,
             batch.expected.encode() if batch.expected else "",
             batch.wanted.encode(),
-            hits,
-            most_urls_of(shard, self.identity.shards, self._settings.max_urls),
+            sum(group.total for group in batch.hits.values()),
+            f"{most_urls} {MOST_ROUTES}" if has_routes else most_urls,
             len(batch.hits),
         )
         return ("EVALSHA", script("post").sha, len(keys), *keys, *head, *words)
@@ -306,6 +326,7 @@ class LedgerStore:
         return ShardBooks(
             requests=of("requests"),
             lines=sum(int(hits) for name, hits in table.items() if name.startswith("(")),
+            routed=of("routed"),
             by_watermarks=sum(mark.hits for mark in marks) + of("retired") - of("before"),
             lost=sum(mark.lost for mark in marks) + of("retired_lost") - of("before_lost"),
             damaged=sum(mark.damaged for mark in marks) + of("retired_damaged") - of("before_damaged"),
@@ -313,11 +334,10 @@ class LedgerStore:
             before_damaged=of("before_damaged"),
         )
 
-    def sum_of_set(self, shard: int, count: int) -> int:
-        """Add up a shard's sorted set, `count` entries at a time, while others go on. Raises LedgerError."""
+    def sum_of(self, shard: int, key: str, count: int) -> int:
+        """Add up one of a shard's sorted sets, `count` entries at a time, while others go on. Raises LedgerError."""
         with server_errors():
-            pairs = self.reader(shard).zscan_iter(self.set_key(shard), count=count)
-            return sum(int(hits) for _, hits in pairs)
+            return sum(int(hits) for _, hits in self.reader(shard).zscan_iter(key, count=count))
 
     def read(self, calls: Sequence[tuple[int, Command]], *, raw: bool = False) -> list[Any]:
         """Send reading commands to shards together and return the answers in order; `raw` leaves bytes.

@@ -40,12 +40,14 @@ class Shard:
 
     number: int
     most_urls: int = 1 << 40
+    most_routes: int = 1 << 40
     ledger: str = ""
     floor: str = ""
     requests: int = 0
     retired: list[int] = field(default_factory=lambda: [0, 0, 0])
     urls: dict[str, int] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
+    routes: dict[str, int] = field(default_factory=dict)
     marks: dict[str, Watermark] = field(default_factory=dict)
     log: list[Callable[[], None]] = field(default_factory=list)
     """How to undo each change, oldest first."""
@@ -76,22 +78,14 @@ class Shard:
 
     def _book(self, batch: Batch) -> None:
         before, journal = self.marks.get(batch.journal), batch.journal
-        urls: dict[str, int] = {}
-        lines: dict[str, int] = {}
-        for group in batch.hits.values():
-            for line, hits in group.lines.items():
-                lines[line] = lines.get(line, 0) + hits
-            for url, hits in sorted(group.urls.items()):  # as LedgerStore sends them
-                if url in self.urls or url in urls or len(self.urls) + len(urls) < self.most_urls:
-                    urls[url] = urls.get(url, 0) + hits
-                else:
-                    lines["(overflow)"] = lines.get("(overflow)", 0) + hits
+        urls, lines, routes = self._parted(batch)
         total = sum(urls.values()) + sum(lines.values())
-        self._add(urls, lines, total)
+        self._add(urls, lines, routes)
+        self.requests += total
         self.marks[journal] = batch.wanted
 
         def undo() -> None:
-            for table, changes in ((self.urls, urls), (self.lines, lines)):
+            for table, changes in ((self.urls, urls), (self.lines, lines), (self.routes, routes)):
                 for name, hits in changes.items():
                     table[name] -= hits
                     if not table[name]:
@@ -105,11 +99,31 @@ class Shard:
         self.log.append(undo)
         self.history.setdefault(journal, []).append((len(self.log), batch.wanted.offset))
 
-    def _add(self, urls: dict[str, int], lines: dict[str, int], total: int) -> None:
-        for table, changes in ((self.urls, urls), (self.lines, lines)):
+    def _parted(self, batch: Batch) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+        """Return a batch's hits by URL, line and route, with what exceeds the caps where it goes instead."""
+        urls: Counter[str] = Counter()
+        lines: Counter[str] = Counter()
+        routes: Counter[str] = Counter()
+        for group in batch.hits.values():
+            lines.update(group.lines)
+            for url, hits in sorted(group.urls.items()):  # as LedgerStore sends them
+                if self._has_room(url, self.urls, urls, self.most_urls):
+                    urls[url] += hits
+                else:
+                    lines["(overflow)"] += hits
+            for route, hits in sorted(group.routes.items()):
+                has_room = self._has_room(route, self.routes, routes, self.most_routes)
+                routes[route if has_room else "(overflow)"] += hits
+        return urls, lines, routes
+
+    @staticmethod
+    def _has_room(name: str, held: dict[str, int], new: dict[str, int], most: int) -> bool:
+        return name in held or name in new or len({*held, *new}) < most
+
+    def _add(self, urls: dict[str, int], lines: dict[str, int], routes: dict[str, int]) -> None:
+        for table, changes in ((self.urls, urls), (self.lines, lines), (self.routes, routes)):
             for name, hits in changes.items():
                 table[name] = table.get(name, 0) + hits
-        self.requests += total
 
     def adopt(self, ledger: str) -> str:
         """Do what adopt.lua does."""
@@ -165,10 +179,10 @@ class Shard:
     def empty(self) -> None:
         """Lose everything, as by FLUSHALL."""
         self.epoch += 1
-        fields = ("ledger", "floor", "requests", "retired", "urls", "lines", "marks", "history")
+        fields = ("ledger", "floor", "requests", "retired", "urls", "lines", "routes", "marks", "history")
         saved = {name: getattr(self, name) for name in fields}
         self.ledger, self.floor, self.requests, self.retired = "", "", 0, [0, 0, 0]
-        self.urls, self.lines, self.marks, self.history = {}, {}, {}, {}
+        self.urls, self.lines, self.routes, self.marks, self.history = {}, {}, {}, {}, {}
 
         def undo() -> None:
             for name, value in saved.items():

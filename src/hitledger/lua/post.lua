@@ -10,6 +10,9 @@
 --         number of periods, each one's expiry (unix seconds),
 --         number of lines, each one's name and hits,
 --         number of URLs,  each one's name and hits; none of them twice in a group
+--       A batch with routes says so in ARGV 6: "<most URLs> <most routes>". Then KEYS has the
+--       all-time routes in place 4 and the routes of each period behind its totals, and a group
+--         number of routes, each one's name and hits, behind its URLs
 -- Returns {outcome, watermark found}: "posted"; "duplicate" (the batch is in already);
 --       "elsewhere" (the watermark is not where the batch begins); "stranger" (the shard
 --       belongs to another ledger, or to none); "old" (a journal the ledger has forgotten)
@@ -27,12 +30,22 @@ local function demand(key, kind)
   end
 end
 
+local most_urls, most_routes = string.match(ARGV[6], '^(%d+) ?(%d*)$')
+local has_routes = most_routes ~= ''
+local head_keys, period_keys = has_routes and 4 or 3, has_routes and 3 or 2
+
 demand(totals, 'hash')
 demand(watermarks, 'hash')
 demand(all, 'zset')
-for i = 4, #KEYS, 2 do
+if has_routes then
+  demand(KEYS[4], 'zset')
+end
+for i = head_keys + 1, #KEYS, period_keys do
   demand(KEYS[i], 'zset')
   demand(KEYS[i + 1], 'hash')
+  if has_routes then
+    demand(KEYS[i + 2], 'zset')
+  end
 end
 
 local known = redis.call('HMGET', totals, 'ledger', 'floor', 'requests')
@@ -80,6 +93,13 @@ for i = 1, tonumber(ARGV[7]) do
   group.lines, lines_sum = table_of()
   group.urls, urls_sum = table_of()
   group.sum = lines_sum + urls_sum
+  group.routed = 0
+  if has_routes then
+    group.routes, group.routed = table_of()
+    if group.routed > group.sum then
+      error({err = 'HITLEDGER more routes than hits in batch'})
+    end
+  end
   groups[i] = group
   sum = sum + group.sum
   distinct = distinct + #group.urls.names
@@ -93,7 +113,7 @@ if tonumber(known[3] or '0') + sum >= 9007199254740992 then
 end
 
 -- Past the cap, a URL that the ledger does not hold yet becomes "(overflow)".
-local room = tonumber(ARGV[6]) - redis.call('ZCARD', all)
+local room = tonumber(most_urls) - redis.call('ZCARD', all)
 local function move_overflow(group)
   local kept, over = {}, 0
   for _, name in ipairs(group.urls.names) do
@@ -115,11 +135,31 @@ local function move_overflow(group)
   end
 end
 
+-- Past their cap, all new routes are one, "(overflow)", which may stand there one beyond the cap.
+local route_room = has_routes and tonumber(most_routes) - redis.call('ZCARD', KEYS[4])
+local function move_route_overflow(group)
+  local kept, over, hits = {}, 0, group.routes.hits
+  for _, name in ipairs(group.routes.names) do
+    local is_new = name ~= '(overflow)' and not redis.call('ZSCORE', KEYS[4], name)
+    if name == '(overflow)' or (is_new and route_room <= 0) then
+      over = over + hits[name]
+    else
+      kept[#kept + 1] = name
+      route_room = route_room - (is_new and 1 or 0)
+    end
+  end
+  if over > 0 then
+    kept[#kept + 1] = '(overflow)'
+    hits['(overflow)'] = over
+  end
+  group.routes.names = kept
+end
+
 -- Two commands for up to 2,500 URLs cost the server 30 % less than a ZINCRBY for each, and its
 -- append-only file half. Whole numbers below 2^53 pass between Lua and the server exactly.
 local BLOCK = 2500
-local function add_urls(set, urls)
-  local names, hits = urls.names, urls.hits
+local function add_hits(set, counted)
+  local names, hits = counted.names, counted.hits
   for first = 1, #names, BLOCK do
     local last = math.min(first + BLOCK - 1, #names)
     local scores = redis.call('ZMSCORE', set, unpack(names, first, last))
@@ -136,22 +176,32 @@ local function add_totals(name, group)
   for _, line in ipairs(group.lines.names) do
     redis.call('HINCRBY', name, line, string.format('%.0f', group.lines.hits[line]))
   end
+  if group.routed > 0 then
+    redis.call('HINCRBY', name, 'routed', string.format('%.0f', group.routed))
+  end
 end
 
-local key = 3
+local key = head_keys
 for _, group in ipairs(groups) do
   if room < distinct then
     move_overflow(group)
   end
-  add_urls(all, group.urls)
+  add_hits(all, group.urls)
   add_totals(totals, group)
+  if group.routed > 0 then
+    move_route_overflow(group)
+    add_hits(KEYS[4], group.routes)
+  end
   for _, expiry in ipairs(group.expiries) do
-    local set, set_totals = KEYS[key + 1], KEYS[key + 2]
-    key = key + 2
-    add_urls(set, group.urls)
-    add_totals(set_totals, group)
-    redis.call('EXPIREAT', set, expiry)
-    redis.call('EXPIREAT', set_totals, expiry)
+    add_hits(KEYS[key + 1], group.urls)
+    add_totals(KEYS[key + 2], group)
+    if group.routed > 0 then
+      add_hits(KEYS[key + 3], group.routes)
+    end
+    for i = key + 1, key + period_keys do
+      redis.call('EXPIREAT', KEYS[i], expiry)
+    end
+    key = key + period_keys
   end
 end
 redis.call('HSET', watermarks, journal, wanted)

@@ -15,7 +15,7 @@ if known[1] ~= ARGV[1] then
 end
 local requests = known[2] or '0'
 for _, name in ipairs(redis.call('HKEYS', totals)) do
-  if string.sub(name, 1, 1) == '(' or name == 'requests' then
+  if string.sub(name, 1, 1) == '(' or name == 'requests' or name == 'routed' then
     redis.call('HDEL', totals, name)
   end
 end
