@@ -8,8 +8,11 @@ from dataclasses import replace
 import pytest
 
 from hitledger.bookkeeper import Bookkeeper
+from hitledger.errors import LedgerUnavailableError
+from hitledger.host import Host
+from hitledger.journal import PATH, JournalWriter
 from hitledger.ledger import LedgerStore
-from hitledger.posting import Poster
+from hitledger.posting import LOOK_SECONDS, Poster
 from hitledger.settings import Settings
 from tests.proxy import Proxy
 from tests.support import Valkey, wait_until
@@ -52,3 +55,53 @@ def test_posting_goes_on_where_the_journal_cannot_be_looked_after(settings: Sett
     with pytest.raises(OSError, match="Too many"):
         bookkeeper.stop()
     store.close()
+
+
+class Clock(Host):
+    """A host whose clocks stand still until they are set."""
+
+    def __init__(self) -> None:
+        self.seconds = Host.now()
+        self.now = lambda: self.seconds
+        self.monotonic = lambda: self.seconds
+
+
+def test_a_process_leaves_posting_to_another_that_has_just_done_it(settings: Settings, store: LedgerStore) -> None:
+    """A host's posters take no turns: whoever posted last goes on, unless it fails, stops, or is not looked at."""
+    host = Clock()
+    first, second = (Poster(settings, store, host=host) for _ in range(2))
+    assert not first.is_done_elsewhere(1)
+    first.round()
+    assert not second.is_done_elsewhere(1)
+    second.round()
+    assert (first.is_done_elsewhere(0.1), second.is_done_elsewhere(0.1)) == (True, False)
+    host.seconds += 0.2
+    assert not first.is_done_elsewhere(0.1)
+    host.seconds -= 0.4  # a clock that was set back
+    assert not first.is_done_elsewhere(0.1)
+    host.seconds += 1 + LOOK_SECONDS
+    second.round()
+    assert not first.is_done_elsewhere(0.1)
+    first.round()
+    assert second.is_done_elsewhere(0.1)
+    for poster in (first, second):
+        poster.close()
+
+
+def test_a_round_that_failed_is_not_done(settings: Settings, proxy: Proxy) -> None:
+    """A poster that could not reach the ledger leaves the posting to the next that tries."""
+    host, away = Clock(), LedgerStore(replace(settings, redis_url=proxy.url))
+    store = LedgerStore(settings)
+    failing, other = Poster(settings, away, host=host), Poster(settings, store, host=host)
+    journal = JournalWriter(settings.journal_dir)
+    journal.append(PATH, b"/")
+    failing.round()
+    other.round()
+    assert failing.is_done_elsewhere(60)
+    proxy.refuse()
+    with pytest.raises(LedgerUnavailableError):
+        failing.post_now()
+    assert not other.is_done_elsewhere(60)
+    assert not failing.is_done_elsewhere(60)
+    for each in (journal, failing, other, away, store):
+        each.close()

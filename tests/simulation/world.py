@@ -246,7 +246,8 @@ class World:
                     self.judge_losses(process)
                 if self.profile.sync == "interval":
                     promise_up_to(written)
-                process.poster.round()
+                if not process.poster.is_done_elsewhere(0.15):
+                    process.poster.round()
             except (HitledgerError, OSError):
                 pass  # it is logged and tried again
 
