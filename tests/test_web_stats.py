@@ -95,9 +95,20 @@ def test_a_series_has_the_times_that_were_asked_for(client: FlaskClient) -> None
     assert "hour" in get(client, f"/stats/url?url=/x&by=hour&from={old}", 404)["data_from"]
 
 
+@pytest.mark.parametrize("by", ["hour", "day", "month"])
+def test_history_is_of_all_requests(client: FlaskClient, by: str) -> None:
+    """Each period has what all its URLs and lines were asked for; without times, all that is kept is there."""
+    content = get(client, f"/stats/history?by={by}")
+    assert content["by"] == by
+    assert [point["requests"] for point in content["series"] if point["requests"]] == [TOTAL]
+    today = get(client, f"/stats/history?by=day&from={datetime.now(UTC):%Y-%m-%d}")
+    assert len(today["series"]) == 1
+
+
 @pytest.mark.parametrize(
     ("address", "parameter"),
     [
+        ("/stats/history?by=week", "by"), ("/stats/history?url=/x", "url"),
         ("/stats/url", "url"), ("/stats/url?url=/x&by=week", "by"), ("/stats/url?url=/x&limit=3", "limit"),
         ("/stats/export?format=xml", "format"), ("/stats/export?order=up", "order"), ("/stats/export?after=x", "after"),
         ("/stats/export?limit=3", "limit"), ("/stats/export?group=0", "group"), ("/stats/?period=week", "period"),

@@ -24,6 +24,7 @@ from hitledger.ledger import LedgerStore
 from hitledger.periods import Retention
 from hitledger.report.build import Recipe, TooLargeError
 from hitledger.report.cursor import Place, decode_cursor, encode_cursor
+from hitledger.report.history import History, report_history
 from hitledger.report.merge import first_slices, merge, place_behind, stream, stream_by_part
 from hitledger.report.page import Page, Section
 from hitledger.report.query import PATTERNS, Query
@@ -104,8 +105,12 @@ class Reports:
             QueryError, NotKeptError, LedgerUnavailableError: as `report_url`.
         """
         now = self._now()
-        window = query.times(now) if query.start is not None else None
-        return report_url(self._store, self._retention, url, by, window, now)
+        return report_url(self._store, self._retention, url, by, _times(query, now), now)
+
+    def history(self, by: str, query: Query) -> History:
+        """Return all requests by a kind of period, between the query's times. Raises as `report_history`."""
+        now = self._now()
+        return report_history(self._store, self._retention, by, _times(query, now), now)
 
     def rows(self, query: Query, behind: Place | None = None, *, in_order: bool = True) -> Iterator[Flat]:
         """Yield all rows of a query behind a place, flat and in pieces, whatever its limit and cursor.
@@ -212,6 +217,10 @@ class Reports:
                 cursor = encode_cursor(place_behind(flat), self._subject(found.query))
                 return replace(found.frame, flat=matches, complete=False, cursor=cursor)
         return replace(found.frame, flat=matches)
+
+
+def _times(query: Query, now: datetime) -> tuple[datetime, datetime] | None:
+    return query.times(now) if query.start is not None else None
 
 
 def _containing(flat: Flat, text: str) -> Flat:

@@ -48,10 +48,8 @@ def report_url(
         QueryError: the kind of period or the times do not fit. NotKeptError: that time is not kept.
         LedgerUnavailableError: the ledger cannot be reached.
     """
-    if by not in KINDS:
-        raise QueryError("by", f"takes one of {', '.join(KINDS)}.")
     url = canonical(url)
-    periods = _periods(retention, by, times, now)
+    periods = periods_of(retention, by, times, now)
     shard = shard_of(url, store.identity.shards)
     calls: list[tuple[int, Command]] = [(shard, ("ZSCORE", store.set_key(shard), url))]
     calls += [(shard, ("ZSCORE", store.set_key(shard, period), url)) for period in periods]
@@ -75,7 +73,10 @@ def rank_of(store: LedgerStore, url: str, requests: int) -> int:
     return sum(int(behind) for behind, _ in answers)
 
 
-def _periods(retention: Retention, by: str, times: tuple[datetime, datetime] | None, now: datetime) -> list[Period]:
+def periods_of(retention: Retention, by: str, times: tuple[datetime, datetime] | None, now: datetime) -> list[Period]:
+    """Return the periods of a series, oldest first. Raises as `report_url`."""
+    if by not in KINDS:
+        raise QueryError("by", f"takes one of {', '.join(KINDS)}.")
     first_kept = retention.first_kept(by, now)
     if first_kept is None:
         raise NotKeptError(f"Counts by {by} are not kept.", _kept(retention, now))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from hashlib import blake2b
 from http import HTTPStatus
 from itertools import chain
@@ -95,6 +96,17 @@ class UrlQuery(BaseModel):
     tz: str | None = Field(None, description="IANA time zone of from and to.")
 
 
+class HistoryQuery(BaseModel):
+    """Which periods to report."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    by: str = Field("day", description="The series' periods: hour, day or month, of UTC.")
+    from_: str | None = Field(None, alias="from", description="The series begins here ...")
+    to: str | None = Field(None, description="... and ends before this.")
+    tz: str | None = Field(None, description="IANA time zone of from and to.")
+
+
 class UrlRow(BaseModel):
     """One URL."""
 
@@ -152,6 +164,14 @@ class UrlStats(BaseModel):
     series: list[Point]
 
 
+class HistoryStats(BaseModel):
+    """All requests over time."""
+
+    as_of: str
+    by: str
+    series: list[Point]
+
+
 def stats_api(services: Services) -> APIBlueprint:
     """Return the endpoints that report counts; each posts this host's journal before it reads."""
     blueprint = APIBlueprint("stats", __name__, url_prefix="/stats")
@@ -185,6 +205,19 @@ def stats_api(services: Services) -> APIBlueprint:
         asked = Query.read({name: text for name, text in texts.items() if name in ("from", "to", "tz")})
         services.counter.post_now()
         return _url_response(services.reports.url(texts["url"], texts.get("by", "day"), asked))
+
+    @blueprint.get(
+        "/history", responses={200: HistoryStats, **unchanged, **failures}, summary="All requests by hour, day or month"
+    )
+    @checked_here
+    def history(query: HistoryQuery = UNCHECKED) -> Response:
+        del query
+        texts = parameters()
+        refuse_unknown(texts, ("by", "from", "to", "tz"))
+        asked = Query.read({name: text for name, text in texts.items() if name != "by"})
+        services.counter.post_now()
+        found = services.reports.history(texts.get("by", "day"), asked)
+        return _series_response(found.as_of, {"by": found.by}, found.series)
 
     @blueprint.get("/export", responses={**exported, **failures}, summary="All rows, streamed")
     @checked_here
@@ -275,14 +308,13 @@ def _page_response(query: Query, page: Page) -> Response:
 
 
 def _url_response(report: UrlReport) -> Response:
-    content = {
-        "url": report.url,
-        "requests": report.requests,
-        "rank": report.rank,
-        "by": report.by,
-        "series": [point._asdict() for point in report.series],
-    }
-    body = json.dumps({"as_of": rfc3339(report.as_of), **content}) + "\n"
+    head = {"url": report.url, "requests": report.requests, "rank": report.rank, "by": report.by}
+    return _series_response(report.as_of, head, report.series)
+
+
+def _series_response(as_of: datetime, head: dict[str, Any], series: Sequence[tuple[str, int]]) -> Response:
+    content = {**head, "series": [{"period": period, "requests": requests} for period, requests in series]}
+    body = json.dumps({"as_of": rfc3339(as_of), **content}) + "\n"
     return _whole(body.encode(), "application/json", None, json.dumps(content).encode())
 
 
