@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +23,8 @@ from hitledger.errors import SettingsError
 
 PREFIX = "HITLEDGER_"
 Parser = Callable[[str], Any]
+TrustedProxies = int | tuple[IPv4Network | IPv6Network, ...]
+"""How many proxies stand before the service, or where they are."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,34 @@ def _server_url(*kinds: str) -> Kind:
     allowed = [scheme for scheme in SCHEMES if (scheme.partition("+")[2] or ONE) in kinds]
     schemes = ", ".join(f"{scheme}://" for scheme in allowed)
     return Kind(parse, f"an address that begins with {schemes} (valkey for redis means the same)", secret=True)
+
+
+def _rate() -> Kind:
+    def parse(text: str) -> str:
+        if not re.fullmatch(r"[1-9]\d{0,8}/([1-9]\d{0,5} )?(second|minute|hour|day)s?", text):
+            raise ValueError(text)
+        return text
+
+    return Kind(parse, "requests and a time, such as 100/minute or 50/30 seconds")
+
+
+def _proxies() -> Kind:
+    def parse(text: str) -> TrustedProxies:
+        if re.fullmatch(r"[0-9]", text):
+            return int(text)
+        return tuple(ip_network(item.strip()) for item in text.split(","))
+
+    return Kind(parse, "how many there are, 0 to 9, or their addresses and networks, separated by commas")
+
+
+def _hosts() -> Kind:
+    def parse(text: str) -> tuple[str, ...]:
+        items = tuple(item.strip().lower() for item in text.split(","))
+        if any(not re.fullmatch(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]", item) for item in items):
+            raise ValueError(text)
+        return items
+
+    return Kind(parse, "host names without a port, separated by commas; one that begins with a dot has all below it")
 
 
 def _origins() -> Kind:
@@ -235,6 +266,32 @@ class Settings:
     cors_origins: tuple[str, ...] = setting(
         (), _origins(), "Origins whose pages may read the reports from a browser; * is any."
     )
+    trusted_hosts: tuple[str, ...] = setting(
+        (), _hosts(), "Hosts that requests may name; others are answered with 421. Unset: any."
+    )
+    trusted_proxies: TrustedProxies = setting(
+        0, _proxies(), "The proxies before the service, whose X-Forwarded-For is believed: how many, or which."
+    )
+
+    limit_stats: str | None = setting(None, _rate(), "How often a client may ask for reports. Unset: without limit.")
+    limit_export: str | None = setting(None, _rate(), "How often a client may ask for exports. Unset: without limit.")
+    limit_test: str | None = setting(None, _rate(), "How often a client may start test runs. Unset: without limit.")
+    limit_login: str | None = setting(None, _rate(), "How often a client may try to log in. Unset: without limit.")
+    limit_headers: str = setting(
+        "ietf",
+        _choice("ietf", "pairs"),
+        'How RateLimit is written: "stats";r=50;t=30 as in the IETF\'s draft, or limit=100, remaining=50, reset=5.',
+    )
+    limit_store_url: str | None = setting(
+        None,
+        _server_url(ONE),
+        "The Redis or Valkey that keeps the limits' counts. Unset: the broker's, or the ledger's if that is one.",
+    )
+    limit_without_store: str = setting(
+        "open",
+        _choice("open", "closed"),
+        "While the limits' store is away: open answers without limits, closed answers with 503.",
+    )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -275,6 +332,12 @@ class Settings:
                 "Set it to a single Redis or Valkey server; it holds no counts.",
             )
         return self.redis_url
+
+    @property
+    def limits(self) -> dict[str, str]:
+        """The limits that are set, by name."""
+        each = {"stats": self.limit_stats, "export": self.limit_export, "test": self.limit_test}
+        return {name: rate for name, rate in {**each, "login": self.limit_login}.items() if rate}
 
     @property
     def own_url(self) -> str:
@@ -330,7 +393,7 @@ def _shown(each: Field[Any], value: Any) -> str:
     if value is None or value is MISSING:
         return ""
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(map(str, value))
     if isinstance(value, bool):
         return "true" if value else "false"
     return hide_password(str(value)) if each.metadata["kind"].secret else str(value)

@@ -17,6 +17,7 @@ from hitledger.web.api import AnythingConverter, api_blueprint
 from hitledger.web.dashboard import dashboard_blueprint
 from hitledger.web.docs import docs_blueprint
 from hitledger.web.health import health_api
+from hitledger.web.limits import Limits
 from hitledger.web.metrics import metrics_blueprint
 from hitledger.web.problems import Problem, install_problems, validation_failed
 from hitledger.web.requests import install_request_checks
@@ -64,7 +65,9 @@ def build_app(services: Services) -> Flask:
     app.register_blueprint(docs_blueprint(app, services.settings))
     app.register_blueprint(metrics_blueprint(services))
     app.register_blueprint(dashboard_blueprint(services))
+    limits = Limits(services.settings)
     for blueprint in (api_blueprint(), stats_api(services), runs_api(services), health_api(services)):
+        limits.guard(blueprint)
         app.register_api(blueprint)
     app.wsgi_app = CountHits(app.wsgi_app, services.counter)  # type: ignore[method-assign] # as Flask's docs do
     return app

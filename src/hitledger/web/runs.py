@@ -193,7 +193,7 @@ def runs_api(services: Services) -> APIBlueprint:
 
     @blueprint.post(
         "/<size:n>/",
-        responses={200: TestRun, 202: TestRun, 422: Problem, 503: Problem},
+        responses={200: TestRun, 202: TestRun, 422: Problem, 429: Problem, 503: Problem},
         summary="Send n GET requests to the service itself, each to a random URL",
         description="200 when the run ended while the request waited for it; its hits are then in `/stats/`. "
         "202 when it goes on; `Location` says where to follow it.",

@@ -176,7 +176,7 @@ def stats_api(services: Services) -> APIBlueprint:
     """Return the endpoints that report counts; each posts this host's journal before it reads."""
     blueprint = APIBlueprint("stats", __name__, url_prefix="/stats")
     exports = threading.Semaphore(MOST_EXPORTS)
-    failures: Responses = {404: Problem, 422: Problem, 503: Problem}
+    failures: Responses = {404: Problem, 422: Problem, 429: Problem, 503: Problem}
     unchanged: Responses = {304: {"description": "Nothing has changed since If-None-Match."}}
     files = {kind.partition(";")[0]: {"schema": {"type": "string"}} for kind in MEDIA_TYPES.values()}
     exported: Responses = {200: {"description": "One row a line, or a Parquet file.", "content": files}}
