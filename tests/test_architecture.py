@@ -16,7 +16,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src"
 
 ROOMS = (
-    {"errors", "addresses", "settings", "host", "findings"},
+    {"errors", "addresses", "rights", "kinds", "settings", "host", "findings"},
     {
         "paths",
         "periods",
@@ -32,7 +32,7 @@ ROOMS = (
         "entries",
         "ledger",
     },
-    {"follower", "posting", "housekeeping", "bookkeeper", "audit", "counting", "report", "client"},
+    {"follower", "posting", "housekeeping", "bookkeeper", "audit", "counting", "apikeys", "report", "client"},
     {"middleware", "asgi", "testrun", "web"},
     {"logs", "embedded", "hostchecks", "doctor", "supervision", "serve", "webserver", "cli", "__main__"},
     {"__init__"},

@@ -13,6 +13,7 @@ library only.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -108,6 +109,14 @@ def _read_path(kind: str, words: list[str]) -> tuple[str, int]:
     if not _SERVICE.fullmatch(service) or not re.fullmatch(r"\d{1,5}", database):
         raise ValueError(words)
     return service, int(database)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address, or `localhost`, is this machine's own, so that no network is between."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def hide_password(url: str) -> str:

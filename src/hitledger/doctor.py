@@ -7,7 +7,6 @@ within seconds. Servers that do not let themselves be asked (managed ones deny C
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from hitledger.addresses import CLUSTER, ONE, SENTINEL, read_address
+from hitledger.addresses import CLUSTER, ONE, SENTINEL, is_loopback, read_address
 from hitledger.checks import server_findings
 from hitledger.connections import Server, server_errors
 from hitledger.dispatch import error_in, send_together
@@ -110,17 +109,10 @@ def _check_broker(settings: Settings) -> list[Finding]:
 def _check_transport(settings: Settings) -> list[Finding]:
     address = read_address(settings.redis_url or "")
     hosts = [node.host for node in address.nodes] or [urlsplit(address.url).hostname or ""]
-    if address.url.startswith("redis:") and not all(map(_is_here, hosts)):
+    if address.url.startswith("redis:") and not all(not host or is_loopback(host) for host in hosts):
         remedy = "Use rediss:// (TLS) unless that network is the ledger's alone."
         return [Finding("transport", WARN, "The ledger's password and counts travel unencrypted.", remedy)]
     return [Finding("transport", OK, "Nobody on a network can read along.")]
-
-
-def _is_here(host: str) -> bool:
-    try:
-        return host in ("", "localhost") or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _quickly(server: Server, kind: str) -> list[Finding]:

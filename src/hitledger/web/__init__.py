@@ -14,6 +14,7 @@ from hitledger.report import Reports
 from hitledger.settings import Settings
 from hitledger.testrun.runs import Runs
 from hitledger.web.api import AnythingConverter, api_blueprint
+from hitledger.web.auth import install_auth
 from hitledger.web.dashboard import dashboard_blueprint
 from hitledger.web.docs import docs_blueprint
 from hitledger.web.health import health_api
@@ -62,10 +63,13 @@ def build_app(services: Services) -> Flask:
     app.url_map.converters |= {"anything": AnythingConverter, "size": SizeConverter}
     install_request_checks(app, services.settings)
     install_problems(app)
+    limits = Limits(services.settings)
+    for pages in install_auth(app, services):
+        limits.guard(pages)
+        app.register_blueprint(pages)
     app.register_blueprint(docs_blueprint(app, services.settings))
     app.register_blueprint(metrics_blueprint(services))
     app.register_blueprint(dashboard_blueprint(services))
-    limits = Limits(services.settings)
     for blueprint in (api_blueprint(), stats_api(services), runs_api(services), health_api(services)):
         limits.guard(blueprint)
         app.register_api(blueprint)

@@ -33,7 +33,15 @@ from hitledger.web.proxies import client_address
 
 log = logging.getLogger("hitledger.web")
 
-ENDPOINTS = {"stats.stats": "stats", "stats.one_url": "stats", "stats.export": "export", "runs.start": "test"}
+ENDPOINTS = {
+    "stats.stats": "stats",
+    "stats.one_url": "stats",
+    "stats.export": "export",
+    "runs.start": "test",
+    "auth.sign_in": "login",
+    "auth.use_key": "login",
+    "auth.callback": "login",
+}
 """Which limit an endpoint is under."""
 STORE_SECONDS = 0.25
 """How long the store may take to connect, and to answer; more would be felt."""

@@ -253,7 +253,7 @@ def _allow_other_origins(response: Response, allowed: Sequence[str]) -> None:
         response.headers["Access-Control-Expose-Headers"] = "ETag, Link, X-Request-ID"
         if request.method == "OPTIONS":
             response.headers["Access-Control-Allow-Methods"] = "GET, HEAD"
-            response.headers["Access-Control-Allow-Headers"] = "Accept, If-None-Match"
+            response.headers["Access-Control-Allow-Headers"] = "Accept, Authorization, If-None-Match"
             response.headers["Access-Control-Max-Age"] = "600"
 
 
