@@ -290,6 +290,16 @@ def test_hostile_paths_run_nothing(tab: Tab) -> None:
         assert "\u202e" not in tab.page.locator("body").inner_text()
 
 
+def test_the_api_can_be_tried_under_the_policy(tab: Tab) -> None:
+    """The page of the HTTP API works with scripts and styles of our own only."""
+    tab.go("/docs/")
+    operation = tab.page.locator(".opblock", has_text="/livez")
+    operation.locator(".opblock-summary-control").click()
+    operation.get_by_role("button", name="Try it out").click()
+    operation.get_by_role("button", name="Execute").click()
+    expect(operation.locator(".live-responses-table .response .response-col_status")).to_contain_text("200")
+
+
 def test_times_are_the_readers(tab: Tab) -> None:
     """A time is shown in the reader's own zone, nine hours ahead of UTC in Tokyo."""
     tab.go("/runs/")

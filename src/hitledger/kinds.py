@@ -143,7 +143,7 @@ def hosts() -> Kind:
 
     def parse(text: str) -> tuple[str, ...]:
         items = tuple(item.strip().lower() for item in text.split(","))
-        if any(not re.fullmatch(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]", item) for item in items):
+        if any(not re.fullmatch(r"\.?[a-z0-9-]+(\.[a-z0-9-]+)*", item) for item in items):
             raise ValueError(text)
         return items
 

@@ -23,6 +23,7 @@ from hitledger.web.metrics import metrics_blueprint
 from hitledger.web.problems import Problem, install_problems, validation_failed
 from hitledger.web.requests import install_request_checks
 from hitledger.web.runs import SizeConverter, runs_api
+from hitledger.web.safety import install_trusted_hosts
 from hitledger.web.services import Services
 from hitledger.web.stats import stats_api
 
@@ -62,6 +63,7 @@ def build_app(services: Services) -> Flask:
     app.url_map.merge_slashes = False
     app.url_map.converters |= {"anything": AnythingConverter, "size": SizeConverter}
     install_request_checks(app, services.settings)
+    install_trusted_hosts(app, services.settings)
     install_problems(app)
     limits = Limits(services.settings)
     for pages in install_auth(app, services):

@@ -29,15 +29,12 @@ from hitledger.web.addresses import ROWS_SHOWN, crumbs_of, link_of, query_of, ra
 from hitledger.web.balance import balance_of
 from hitledger.web.chart import chart_of
 from hitledger.web.runs import TestRun
+from hitledger.web.safety import protect_pages
 from hitledger.web.services import Services
 from hitledger.web.stats import parameters
 
 log = logging.getLogger("hitledger.web")
 
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
 MOST_REMEMBERED = 64
 PERIODS = (("all", "All time"), ("hour", "This hour"), ("day", "Today"), ("month", "This month"))
 KINDS_SHOWN = (("hour", "Hours"), ("day", "Days"), ("month", "Months"))
@@ -74,6 +71,7 @@ class Memory:
 def dashboard_blueprint(services: Services) -> Blueprint:
     """Return the pages at `/` and what keeps them up to date."""
     blueprint = Blueprint("dashboard", __name__)
+    protect_pages(blueprint, services.settings)
     view = Dashboard(services)
     blueprint.add_url_rule("/", "now", view.now)
     blueprint.add_url_rule("/live/", "live", view.live)
@@ -82,9 +80,7 @@ def dashboard_blueprint(services: Services) -> Blueprint:
     blueprint.add_url_rule("/live/runs/<run_id>/", "live_run", view.live_run)
 
     @blueprint.after_request
-    def protect(response: Response) -> Response:
-        response.headers["Content-Security-Policy"] = POLICY
-        response.headers["Referrer-Policy"] = "same-origin"
+    def keep_fresh(response: Response) -> Response:
         response.headers["Cache-Control"] = "no-store"
         return response
 

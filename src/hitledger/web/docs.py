@@ -9,6 +9,7 @@ from flask_openapi3 import OpenAPI
 
 from hitledger.settings import Settings
 from hitledger.web.openapi import describe
+from hitledger.web.safety import protect_pages
 
 ASSETS = {
     "swagger-ui.css": ("css", "text/css"),
@@ -21,6 +22,7 @@ PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>hitledger: the HTTP API</title>
+<link rel="icon" href="/static/icon.svg">
 <link rel="stylesheet" href="/static/docs/swagger-ui.css">
 <div id="docs">
 <noscript>This page needs JavaScript; <a href="/openapi.json">/openapi.json</a> does not.</noscript>
@@ -38,6 +40,7 @@ START = """SwaggerUIBundle({
 def docs_blueprint(app: OpenAPI, settings: Settings) -> Blueprint:
     """Return the pages that describe the application's API."""
     blueprint = Blueprint("docs", __name__)
+    protect_pages(blueprint, settings)
 
     @blueprint.get("/openapi.json")
     def openapi() -> Response:

@@ -15,8 +15,8 @@ from flask_openapi3 import OpenAPI
 
 from hitledger.settings import Settings
 
-ANYWHERE = (413, 414, 422, 500)
-"""What may be answered to any request: limits on its body, path and parameters, and a mistake of ours."""
+ANYWHERE = (413, 414, 421, 422, 500)
+"""What may be answered to any request: limits on its body, path, host and parameters, and a mistake of ours."""
 PROBLEM = {"$ref": "#/components/schemas/Problem"}
 
 
