@@ -1,5 +1,5 @@
 # `make run` and `make test` set up all they need, in .venv, from the hash-pinned lock files.
-.PHONY: help run test lint fmt bench storm lock
+.PHONY: help run test lint fmt bench storm docs lock
 .SUFFIXES:
 MAKEFLAGS += --no-print-directory
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
@@ -30,6 +30,9 @@ bench: .venv/requirements-dev.txt ## Measure, beside peers; B="--quick request" 
 
 storm: .venv/requirements-dev.txt ## Attack a real service and count along; S="--seed 7 --seconds 300".
 	@exec $(BIN)/python -m tests.storm $(S)
+
+docs: .venv/requirements-dev.txt ## Build the documentation site in docs/_build; a broken link fails.
+	@exec $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build
 
 lock: .venv/requirements-dev.txt ## Make the lock files anew from pyproject.toml; UPGRADE=--upgrade takes newer releases.
 	$(COMPILE) pyproject.toml --extra server --extra dev --extra parquet --extra zstd --extra oidc --extra tracing --group dev --group bench --output-file requirements-dev.txt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -36,10 +37,28 @@ app.counter.stop()
 """
 
 
+def interpreters() -> list[str]:
+    """Return this Python and every other one of the machine that the project is for, one a version."""
+    classifiers = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text())
+    found = {".".join(map(str, sys.version_info[:2])): sys.executable}
+    folders = [Path(folder) for folder in os.environ.get("PATH", "").split(":")]
+    folders += Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/*/bin")
+    for version in classifiers:
+        for program in (folder / f"python{version}" for folder in folders):
+            if version not in found and program.exists() and _runs(program):
+                found[version] = str(program)
+    return [found[version] for version in sorted(found)]
+
+
+def _runs(program: Path) -> bool:
+    """Tell whether it is a Python that makes environments: a version manager's stand-in may not be."""
+    return subprocess.run([program, "-c", "import ensurepip, venv"], capture_output=True, check=False).returncode == 0
+
+
 class Installed:
     """A clean environment with the wheel and what it asks for, at the lock file's versions."""
 
-    def __init__(self, directory: Path, wheel: Path) -> None:
+    def __init__(self, directory: Path, wheel: Path, python: str) -> None:
         self.directory = directory
         self._wheel = wheel
         self._constraints = directory.with_suffix(".txt")
@@ -47,12 +66,15 @@ class Installed:
             r"^[a-z0-9-]+==[^ ;]+(?: ;[^\\]+)?", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE
         )
         self._constraints.write_text("\n".join(pins))
-        subprocess.run([sys.executable, "-m", "venv", directory], check=True)
+        subprocess.run([python, "-m", "venv", "--without-pip", directory], check=True)
 
     def install(self, extra: str = "") -> None:
         """Install the wheel, with an extra if one is named."""
         options = ["--quiet", "--only-binary", ":all:", "--constraint", str(self._constraints)]
-        done = self.run("python", "-m", "pip", "install", *options, f"{self._wheel}{extra}")
+        command = [sys.executable, "-m", "uv", "pip", "install", "--python", str(self.directory / "bin" / "python")]
+        done = subprocess.run(
+            [*command, *options, f"{self._wheel}{extra}"], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
 
     def run(self, *words: str, settings: Settings | None = None) -> subprocess.CompletedProcess[str]:
@@ -71,17 +93,41 @@ class Installed:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """The wheel in an environment of its own, without extras at first."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The source distribution, and the wheel that is built of it."""
     directory = tmp_path_factory.mktemp("packaging")
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", directory], cwd=ROOT, check=True)
     (sdist,) = directory.glob("*.tar.gz")
     options = ["--quiet", "--no-build-isolation", "--no-deps", "--wheel-dir", str(directory)]
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, sdist], check=True)
     (wheel,) = directory.glob("*.whl")
-    installed = Installed(directory / "environment", wheel)
+    return sdist, wheel
+
+
+@pytest.fixture(scope="module", params=interpreters(), ids=lambda python: Path(python).name)
+def installed(
+    built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Installed:
+    """The wheel in an environment of its own, on each Python that is here, without extras at first."""
+    installed = Installed(tmp_path_factory.mktemp("installed") / "environment", built[1], request.param)
     installed.install()
     return installed
+
+
+def test_index_takes_them(built: tuple[Path, Path]) -> None:
+    """The package index would show source and wheel as they are meant: twine finds nothing."""
+    command = [sys.executable, "-m", "twine", "check", "--strict", *map(str, built)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_counting_brings_little(installed: Installed) -> None:
+    """Beside itself the bare wheel brings redis-py and what that needs, and no more."""
+    python = installed.directory / "bin" / "python"
+    command = [sys.executable, "-m", "uv", "pip", "list", "--format", "json", "--python", str(python)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    names = {each["name"] for each in json.loads(done.stdout)}
+    assert names - {"async-timeout", "typing-extensions"} == {"hitledger", "hiredis", "redis"}
 
 
 def test_counting_needs_no_service(installed: Installed, settings: Settings, store: LedgerStore) -> None:

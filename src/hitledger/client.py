@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,8 +38,10 @@ class Ledger:
         """`url` is what HITLEDGER_REDIS_URL takes. Raises SettingsError for one that is not allowed."""
         self._settings = Settings.from_environment({"HITLEDGER_REDIS_URL": url, "HITLEDGER_KEY_PREFIX": key_prefix})
         self._store = LedgerStore(self._settings)
-        self._directory = tempfile.TemporaryDirectory(prefix="hitledger-")
-        self._reports = Reports(self._store, self._settings, directory=Path(self._directory.name))
+        directory = tempfile.mkdtemp(prefix="hitledger-")
+        # A notebook closes nothing.
+        self._clean_up = weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+        self._reports = Reports(self._store, self._settings, directory=Path(directory))
 
     def page(self, *, limit: int = 1000, cursor: str | None = None, **parameters: str) -> Page:
         """Return one page, most requested first; `Page.cursor` continues it."""
@@ -64,7 +68,7 @@ class Ledger:
     def close(self) -> None:
         """Close every connection."""
         self._store.close()
-        self._directory.cleanup()
+        self._clean_up()
 
     def __enter__(self) -> Self:
         """Use it as a context that closes it."""
