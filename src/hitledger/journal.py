@@ -35,6 +35,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote_from_bytes
 from zlib import crc32
@@ -185,25 +186,29 @@ class JournalWriter:
                 # The record is in the file and will be posted; only its disk is in doubt.
                 self._seal(str(error))
         if self._size >= self._file_bytes:
-            self._move_on()
+            self._end_file()
         return True
 
     def _seal(self, reason: str) -> None:
-        """Stop appending to the current file; it keeps the tally until the next one is open."""
         if self._fd >= 0:
             log.error("journal file sealed: %s", reason)
+            self._end_file()
+
+    def _end_file(self) -> None:
+        """Stop appending to the current file; it keeps the tally until the next one is open."""
+        if self._fd >= 0:
             self._retired.append(self._fd)
             self._fd = -1
 
     def _move_on(self) -> None:
-        """Leave the current file: the background syncs and closes it, the next hit opens another."""
+        """Let the current file go: the background syncs and closes it, the next hit opens another."""
         self._retired += [fd for fd in (self._fd, self._tally_fd) if fd >= 0]
         self._fd = self._tally_fd = -1
 
     def _leave_if_old_or_unnamed(self) -> None:
-        if self._fd < 0:
+        if self._tally_fd < 0:
             return
-        if not self._host.is_named(self._fd, self._path):
+        if not self._host.is_named(self._tally_fd, self._path):
             log.error("the journal file %s was deleted or set aside while in use; going on in another", self._path.name)
             self._move_on()
         elif self._host.monotonic() - self._opened > MOST_FILE_SECONDS:
@@ -308,13 +313,12 @@ class JournalWriter:
         if over and not self._over_cap:
             log.error("hits are being lost: the journal has reached its cap of %d bytes", self._cap_bytes)
         with self._lock:
-            if over and not self._over_cap and self._fd >= 0:
+            if over and self._tally_fd >= 0 and self._size > HEADER_BYTES:
                 self._seal("the journal's cap is reached")
                 # A file without hits keeps the tally, so that this one can be posted and deleted.
                 with suppress(OSError):
                     self._open()
-                    self._retired.append(self._fd)
-                    self._fd = -1
+                    self._end_file()
             self._over_cap = over
 
     def _after_fork_in_child(self) -> None:
@@ -361,7 +365,12 @@ def read_header(host: Host, fd: int) -> JournalHeader:
         DamagedHeaderError: it is damaged.
         JournalError: it is of a version that this program does not know.
     """
-    data = host.pread(fd, HEADER_BYTES, 0)
+    return _parse_header(host.pread(fd, HEADER_BYTES, 0))
+
+
+@lru_cache(maxsize=1024)
+def _parse_header(data: bytes) -> JournalHeader:
+    # Those of held files are read ten times a second, and stay what they are.
     match = _HEADER.fullmatch(data[:TALLY_OFFSET])
     if len(data) < HEADER_BYTES or not match:
         raise DamagedHeaderError("A journal file has a damaged header.")

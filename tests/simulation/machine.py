@@ -105,6 +105,8 @@ class ModelHost(Host):
         self.hit_seconds: float | None = None
         self.written: list[Inode] = []
         """Journal files of this process."""
+        self.refused = 0
+        """How many writes into blocks that are there already did not come to their end."""
         self.dead = False
 
     def die(self) -> None:
@@ -113,6 +115,11 @@ class ModelHost(Host):
         files, self._files = self._files, _NoFiles()
         for file in files.values():
             file.release()
+
+    @property
+    def can_tell(self) -> bool:
+        """True where the process has a journal file of its own in hand, in which to tell of lost hits."""
+        return any(file.inode.lock is file and file.inode.log for file in self._files.values())
 
     # Interruptions
 
@@ -132,6 +139,10 @@ class ModelHost(Host):
         self._machine.failed += 1
         code = self._world.random.choice(ERRORS[call])
         raise OSError(code, os.strerror(code))
+
+    def fall_short(self) -> None:
+        """Note that the kernel takes only a part of a write."""
+        self._machine.failed += 1
 
     def _check(self) -> FileSystem:
         if self.dead:
@@ -185,7 +196,9 @@ class ModelHost(Host):
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:  # type: ignore[override]
         """Write at an offset; what is there already needs no room."""
+        self.refused += 1
         self.step("pwrite")
+        self.refused -= 1
         file, disk = self._files[fd], self._machine.disk
         if not file.writable:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -199,6 +212,8 @@ class ModelHost(Host):
         disk.free -= more
         inode.put(offset, data)
         inode.touch(offset, end, disk.block)
+        if inode.log:
+            inode.log.most_told = max(inode.log.most_told, inode.log.lost)
         return len(data)
 
     def open(self, path: Path, flags: int, mode: int = 0o777) -> int:  # type: ignore[override]

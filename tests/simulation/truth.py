@@ -83,6 +83,8 @@ class JournalLog:
         """From which byte hits may stay uncounted: what a power cut took part of, and nobody promised."""
         self.excused = ""
         """Why hits in it may stay uncounted, where something beyond the promises happened to it."""
+        self.most_told = 0
+        """How many lost hits its header ever told of."""
         self.told = 0
         """How many lost hits its header told of when it was deleted."""
         self.stubless = False
@@ -95,6 +97,7 @@ class JournalLog:
         twin = JournalLog(inode)
         twin.name, twin.records, twin.starts = self.name, list(self.records), list(self.starts)
         twin.excused, twin.spoilt, twin.longest = self.excused, self.spoilt, self.longest
+        twin.most_told = self.most_told
         return twin
 
     @property

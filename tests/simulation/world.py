@@ -153,6 +153,7 @@ class World:
             return False
         if host.failing and call in ERRORS and choice < 0.9:
             if call == "write" and choice < 0.6:
+                host.fall_short()
                 return True
             host.fail(call)
         if "kill" in self.profile.faults and choice > 0.7:
@@ -221,12 +222,15 @@ class World:
         def work() -> None:
             host = process.host
             host.hit_seconds, host.hit, host.taken = None, hit, 0
+            refused = host.refused
             journalled = process.writer.append(hit.kind, hit.path)
             host.hit = None
             if journalled != host.taken:
                 raise Violation(f"append returned {journalled}, and the journal took the hit {host.taken} times")
             if not journalled:
                 process.lost += 1
+                if host.refused == refused and host.can_tell and process.busy <= {"hit"}:
+                    self.judge_losses(process)
             elif self.profile.sync == "each":
                 promise(host.written[-1:])
 
@@ -309,6 +313,8 @@ class World:
                 raise Violation(f"{batch.journal} shard {shard.number}: booked too much {more}, too little {less}")
             told = max(0, max(log.lost, log.told) - (before.lost if before else 0)) if shard.number == 0 else 0
             self._judge_gap(machine, log, lost - told, expected.total())
+        elif lost > max(0, log.most_told - (before.lost if before else 0)) * (shard.number == 0):
+            raise Violation(f"{batch.journal} shard {shard.number}: {lost} hits are booked as lost that never were")
         if wanted.hits - (before.hits if before else 0) != booked.total():
             raise Violation(f"{batch.journal}: the watermark's hits do not add up")
         if wanted.offset > log.longest and not log.excused:
