@@ -127,6 +127,13 @@ MUTANTS = (
            "                self._host.fdatasync(self._fd)\n", "", 300),
     Mutant("interval: left files not synced", "journal.py",
            "self._sync_and_close(fd, sync=self._interval)", "self._sync_and_close(fd, sync=False)", 600),
+    Mutant("full file lets its tally go", "journal.py",
+           "            self._end_file()\n        return True", "            self._move_on()\n        return True",
+           "tests/test_journal.py::test_a_full_file_tells_of_losses_until_the_next_is_open"),
+    Mutant("sealed file kept at the cap", "journal.py",
+           "if over and self._tally_fd >= 0 and self._size > HEADER_BYTES:",
+           "if over and not self._over_cap and self._fd >= 0:",
+           "tests/test_journal.py::test_the_cap_lets_a_sealed_file_go"),
     # Following and posting
     Mutant("unfinished record taken", "follower.py",
            "                pieces.pop()  # still", "                pass  # still",
@@ -156,7 +163,10 @@ MUTANTS = (
            "                    self._troubled.discard(name)\n            except ZeroDivisionError as error:",
            "tests/test_posting.py::test_a_file_that_cannot_be_read_holds_no_other_up"),
     Mutant("watermarks read once", "posting.py",
-           "if look or new or not undisturbed:", "if new:", 100),
+           "look = self._follow_new_files() or look or not undisturbed", "look = self._follow_new_files()", 100),
+    Mutant("any round will do for a reader", "posting.py",
+           "        if look:  # a reader", "        if True:  # a reader",
+           "tests/test_posting.py::test_a_reader_is_not_content_with_a_round_that_did_not_look"),
     Mutant("readers do not wait", "posting.py",
            "            if self._ended > waiting_since:\n", "            if self._started:\n", 100),
     # Housekeeping
@@ -175,6 +185,9 @@ MUTANTS = (
            "            write_durably(self._host, stub, text.encode())\n        except OSError",
            "            pass\n        except OSError",
            "tests/test_housekeeping.py::test_what_the_ledger_forgot_of_deleted_files_is_booked_as_lost"),
+    Mutant("what is there is booked as lost", "housekeeping.py",
+           "for path in closed if path.stem not in present", "for path in closed",
+           "tests/test_housekeeping.py::test_what_is_still_there_is_not_booked_as_lost"),
     Mutant("floor by one clock", "housekeeping.py",
            "min(self._host.now(), self._store.now())", "self._host.now()",
            "tests/test_housekeeping.py::test_a_clock_that_runs_ahead_retires_nothing"),
@@ -207,7 +220,7 @@ def command_of(caught_by: str | int) -> list[str]:
     """Return the command that runs a mutant's tests."""
     if isinstance(caught_by, int):
         return ["-m", "tests.simulation", "--seeds", str(caught_by), "--jobs", "1", "--first"]
-    return ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *caught_by.split()]
+    return ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", "0", *caught_by.split()]
 
 
 @dataclass(frozen=True)

@@ -232,3 +232,35 @@ def test_a_crash_loop_does_not_take_every_descriptor(settings: Settings, monkeyp
     assert len(books.files()) == 2
     assert books.counts() == {"/a": 6}
     books.close()
+
+
+class CannotOpen(Host):
+    """A machine on which journal files cannot be opened while `broken`."""
+
+    broken = True
+
+    def open(self, path: Path, flags: int, mode: int = 0o777) -> int:  # type: ignore[override]
+        """Open a file, or fail."""
+        if self.broken and path.suffix == journal.SUFFIX:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return os.open(path, flags, mode)
+
+
+def test_what_is_still_there_is_not_booked_as_lost(books: Books) -> None:
+    """A file whose poster was killed between its stub and its deletion is posted again, once it can be read."""
+    books.note(b"/a", b"/b")
+    (path,) = books.files()
+    copy = path.read_bytes()
+    close_file(books)
+    path.write_bytes(copy)
+    client = books.store.reader(0)
+    client.delete(books.store.watermarks_key(0), books.store.set_key(0), books.store.totals_key(0))
+    books.store.open()
+    host = CannotOpen()
+    fresh = Poster(books.settings, books.store, host=host)
+    fresh.round()
+    assert (lost(books), books.counts()) == (0, {})
+    host.broken = False
+    fresh.round()
+    assert (lost(books), books.counts()) == (0, {"/a": 1, "/b": 1})
+    fresh.close()

@@ -168,6 +168,17 @@ def test_a_full_disk_tallies_and_recovers(tmp_path: Path) -> None:
     assert [header_of(path).lost for path in sorted(tmp_path.iterdir())] == [2, 0]
 
 
+def test_a_full_file_tells_of_losses_until_the_next_is_open(tmp_path: Path) -> None:
+    """Where there is no room for the next file, the full one tells at once what is lost: a kill takes none of it."""
+    host = FullDisk()
+    writer = JournalWriter(tmp_path, file_bytes=HEADER_BYTES + 20, host=host)
+    assert writer.append(journal.PATH, b"/the last one that fits")
+    (first,) = tmp_path.iterdir()
+    host.full = True
+    assert not writer.append(journal.PATH, b"/lost")
+    assert header_of(first).lost == 1
+
+
 def test_losses_before_the_first_file_are_told_by_it(tmp_path: Path) -> None:
     """A disk that is full from the start: the tally waits in memory for the first file."""
     host = FullDisk()
@@ -207,6 +218,22 @@ def test_the_cap_holds(tmp_path: Path) -> None:
     path.unlink()
     writer.maintain()
     assert writer.append(journal.PATH, b"/after")
+
+
+def test_the_cap_lets_a_sealed_file_go(tmp_path: Path) -> None:
+    """A file that a full disk has sealed is let go at the cap, too: only then can it make room."""
+    host = FullDisk()
+    writer = JournalWriter(tmp_path, cap_bytes=HEADER_BYTES + 10, host=host)
+    assert writer.append(journal.PATH, b"/fits")
+    (first,) = tmp_path.iterdir()
+    host.full = True
+    assert not writer.append(journal.PATH, b"/lost")
+    writer.maintain()
+    assert locked(first)
+    host.full = False
+    writer.maintain()
+    writer.maintain()
+    assert not locked(first)
 
 
 def test_a_deleted_file_is_noticed(tmp_path: Path) -> None:

@@ -481,3 +481,31 @@ def test_readers_leave_threads_to_others(settings: Settings, valkey: Valkey) -> 
         poster.post_now()
         assert books.counts() == {"/a": 1}
         books.close()
+
+
+class Overtaken:
+    """A poster's lock which somebody else takes first, for a round in the background that does not look."""
+
+    def __init__(self, poster: Poster) -> None:
+        self._poster = poster
+
+    def acquire(self, **_: object) -> bool:
+        """Let the other work, then have it."""
+        self._poster._run(look=False)
+        return True
+
+    def release(self) -> None:
+        """Give it back."""
+
+
+def test_a_reader_is_not_content_with_a_round_that_did_not_look(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger that fell back a moment ago is healed for the next reader, though a round has just posted."""
+    books.note(b"/a")
+    books.poster.post_now()
+    client = books.store.reader(0)
+    client.delete(books.store.watermarks_key(0), books.store.set_key(0), books.store.totals_key(0))
+    books.store.open()
+    monkeypatch.setattr(books.poster, "_mutex", Overtaken(books.poster))
+    books.poster.post_now()
+    monkeypatch.undo()
+    assert books.counts() == {"/a": 1}

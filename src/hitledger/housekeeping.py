@@ -27,7 +27,7 @@ from hitledger.entries import Batch, Outcome, Watermark
 from hitledger.errors import LedgerError
 from hitledger.follower import Follower
 from hitledger.host import Host
-from hitledger.journal import NEW_SUFFIX
+from hitledger.journal import NEW_SUFFIX, SUFFIX
 from hitledger.settings import Settings
 
 log = logging.getLogger("hitledger.posting")
@@ -170,7 +170,10 @@ class Housekeeper:
         now = self._host.monotonic()
         if now - self._healed_at < HEAL_SECONDS:
             return
-        stubs = {path.stem: read_stub(self._host, path) for path, _ in self._host.files(self._directory, CLOSED_SUFFIX)}
+        closed = [path for path, _ in self._host.files(self._directory, CLOSED_SUFFIX)]
+        # Whoever was killed between a file's stub and its deletion left both: what is there can be posted again.
+        present = {path.stem for path, _ in self._host.files(self._directory, SUFFIX)}
+        stubs = {path.stem: read_stub(self._host, path) for path in closed if path.stem not in present}
         found = self._store.watermarks(list(stubs))
         for name, ends in stubs.items():
             batches = [

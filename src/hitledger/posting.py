@@ -167,8 +167,8 @@ class Poster:
         run = self._started
         try:
             with self._posting_lock() as undisturbed:
-                new = self._follow_new_files()
-                if look or new or not undisturbed:
+                look = self._follow_new_files() or look or not undisturbed
+                if look:
                     self._look()
                 self._post_files()
                 if keep_house:
@@ -182,7 +182,8 @@ class Poster:
             raise
         self._error = ""
         self._away = None
-        self._ended = run
+        if look:  # a reader is not content with what the ledger held a second ago
+            self._ended = run
 
     @contextmanager
     def _posting_lock(self) -> Iterator[bool]:
@@ -281,8 +282,8 @@ class Poster:
             return
         if follower.mismatch:
             self._quarantine(follower.path.name, follower.mismatch)
-        elif follower.has_untold_losses:
-            self._housekeeper.bring_to_end(follower)
+        elif follower.has_untold_losses and not self._housekeeper.bring_to_end(follower):
+            self._look()
 
     def _follows(self, follower: Follower) -> bool:
         return self._followers.get(follower.path.name) is follower

@@ -166,6 +166,7 @@ class Schedule:
         for inode in origin.disk.names.values():
             if inode.log:
                 inode.log.excused = "there are two of it"
+                inode.log.has_twin = True
         self.world.add_machine(origin.disk.copy(), origin)
 
     def rollback(self) -> None:
@@ -178,11 +179,13 @@ class Schedule:
         self._kill_all(machine)
         for log in machine.logs.values():
             log.excused = "its disk was put back"
+            log.has_twin = True
         machine.disk = self._snapshots[number].copy()
         for inode in machine.disk.names.values():
             if inode.log and inode.log.name:
                 machine.logs[inode.log.name] = inode.log
                 inode.log.excused = "its disk was put back"
+                inode.log.has_twin = True
 
     # What goes wrong with the ledger
 

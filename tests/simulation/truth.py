@@ -85,6 +85,8 @@ class JournalLog:
         """Why hits in it may stay uncounted, where something beyond the promises happened to it."""
         self.most_told = 0
         """How many lost hits its header ever told of."""
+        self.has_twin = False
+        """True where another file has its name, on a copied disk: a batch of the one may begin within a record here."""
         self.told = 0
         """How many lost hits its header told of when it was deleted."""
         self.stubless = False
@@ -97,7 +99,7 @@ class JournalLog:
         twin = JournalLog(inode)
         twin.name, twin.records, twin.starts = self.name, list(self.records), list(self.starts)
         twin.excused, twin.spoilt, twin.longest = self.excused, self.spoilt, self.longest
-        twin.most_told = self.most_told
+        twin.most_told, twin.has_twin = self.most_told, self.has_twin
         return twin
 
     @property
