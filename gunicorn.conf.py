@@ -5,8 +5,10 @@ is `hitledger worker`.
 """
 
 from hitledger.errors import SettingsError
+from hitledger.logs import configure_logging
 from hitledger.serve import post_what_is_left
 from hitledger.settings import Settings
+from hitledger.web.requests import request_fields
 
 try:
     settings = Settings.from_environment()
@@ -32,3 +34,9 @@ def on_exit(server: object) -> None:
     """Post what the workers, all gone now, have left in the journal."""
     del server
     post_what_is_left(settings)
+
+
+def post_fork(server: object, worker: object) -> None:
+    """Give the lines of a worker's own modules their form; gunicorn's are set by its own options."""
+    del server, worker
+    configure_logging(settings, request_fields)

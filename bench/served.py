@@ -16,6 +16,7 @@ from flask import Flask
 from bench.common import free_port, program
 from hitledger.middleware import CountHits
 from hitledger.web import create_app
+from hitledger.web.observed import Observed
 
 THREADS = "16"
 
@@ -28,8 +29,10 @@ def counted() -> Flask:
 def uncounted() -> Flask:
     """Return the service without its middleware; its background is there all the same."""
     app = create_app()
-    assert isinstance(app.wsgi_app, CountHits)
-    app.wsgi_app = app.wsgi_app._app  # type: ignore[assignment,method-assign] # noqa: SLF001
+    assert isinstance(app.wsgi_app, Observed)
+    counting = app.wsgi_app._app  # noqa: SLF001
+    assert isinstance(counting, CountHits)
+    app.wsgi_app._app = counting._app  # noqa: SLF001
     return app
 
 

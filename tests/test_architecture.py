@@ -21,6 +21,7 @@ ROOMS = (
         "paths",
         "periods",
         "journal",
+        "meters",
         "servers",
         "aof",
         "clients",
@@ -33,8 +34,8 @@ ROOMS = (
         "ledger",
     },
     {"follower", "posting", "housekeeping", "bookkeeper", "audit", "counting", "apikeys", "report", "client"},
-    {"middleware", "asgi", "testrun", "web"},
-    {"logs", "embedded", "hostchecks", "doctor", "supervision", "serve", "webserver", "cli", "__main__"},
+    {"logs", "middleware", "asgi", "testrun", "web"},
+    {"embedded", "hostchecks", "doctor", "supervision", "serve", "webserver", "cli", "__main__"},
     {"__init__"},
 )
 """The first word of each module's name, by floor: a room uses its own floor and those before it."""

@@ -131,7 +131,7 @@ def test_a_worker_that_is_told_to_stop(runs: Runs, stalling: Settings, number: s
             runs.start(1)
         lines = process.output().splitlines()
     assert len(lines) == 2, lines
-    assert f"{endless} failed" in lines[1]
+    assert f'"run": "{endless}", "status": "failed"' in lines[1]
 
 
 def test_a_worker_that_is_killed(

@@ -19,7 +19,6 @@ import pytest
 from flask.testing import FlaskClient
 
 from hitledger.ledger import LedgerStore
-from hitledger.middleware import CountHits
 from hitledger.settings import Settings
 from hitledger.web import create_app
 from hitledger.web.runs import MOST_WAITING, Preferences, WaitingRoom
@@ -290,8 +289,7 @@ def client_of(settings: Settings) -> Iterator[FlaskClient]:
     """Give a client of an application in this process."""
     app = create_app(settings)
     yield app.test_client()
-    assert isinstance(app.wsgi_app, CountHits)
-    app.wsgi_app.counter.stop()
+    app.extensions["hitledger"].counter.stop()
 
 
 def test_without_a_worker(settings: Settings) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from hitledger.bookkeeper import Bookkeeper
 from hitledger.journal import OVERSIZED_KIND, PATH, UNMATCHED_KIND, JournalWriter
 from hitledger.ledger import LedgerStore
+from hitledger.meters import Meters
 from hitledger.posting import Poster
 from hitledger.settings import Settings
 
@@ -25,8 +26,9 @@ class HitCounter:
             cap_bytes=settings.journal_cap_bytes,
             on_open=self._start,
         )
+        self.meters = Meters(settings.meters_dir)
         self.poster = Poster(settings, store)
-        self._bookkeeper = Bookkeeper(self.poster, self.journal.maintain, settings.posting_interval_ms / 1000)
+        self._bookkeeper = Bookkeeper(self.poster, self._maintain, settings.posting_interval_ms / 1000)
         self._by_path = settings.count_unmatched
         self._most = settings.max_path_bytes
         self.refuses = settings.on_journal_failure == "refuse"
@@ -62,6 +64,10 @@ class HitCounter:
     def _start(self) -> None:
         self._bookkeeper.start()
 
+    def _maintain(self) -> None:
+        self.journal.maintain()
+        self.meters.save_if_due()
+
     def post_now(self) -> None:
         """Post all that this host has journalled, as readers do first. Raises LedgerError, at once where it is away."""
         self.poster.post_now(patient=False)
@@ -71,4 +77,5 @@ class HitCounter:
         self._bookkeeper.stop()
         self.journal.close()
         self.poster.close()
+        self.meters.close()
         self.store.close()

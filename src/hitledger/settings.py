@@ -146,6 +146,24 @@ class Settings:
     patterns_file: Path | None = setting(
         None, path(), "A TOML file of patterns under which reports add URLs up with group=patterns."
     )
+    log_level: str = setting(
+        "info",
+        choice("debug", "info", "warning", "error"),
+        "What is logged: this and all that is graver; of other people's modules, warnings and errors.",
+    )
+    log_format: str = setting(
+        "auto",
+        choice("auto", "json", "console"),
+        "Form of log lines: JSON, or for people; auto is console where standard error is a terminal.",
+    )
+    access_log: bool = setting(
+        False, flag(), "Log a line for each answered request: path without query, route, status, duration."
+    )
+    admin_port: int | None = setting(
+        None,
+        integer(1, 65535, none=True),
+        "Port of its own for /metrics, /livez and /readyz, which are then on no other. Unset: the service's port.",
+    )
     cors_origins: tuple[str, ...] = setting(
         (), origins(), "Origins whose pages may read the reports from a browser; * is any."
     )
@@ -246,6 +264,11 @@ class Settings:
     def journal_dir(self) -> Path:
         """The folder of this host's journal files."""
         return self.data_dir / "journal"
+
+    @property
+    def meters_dir(self) -> Path:
+        """The folder in which this host's processes keep their figures for /metrics."""
+        return self.data_dir / "meters"
 
     @property
     def celery_broker_url(self) -> str | None:

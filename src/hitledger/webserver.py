@@ -22,6 +22,7 @@ from hitledger.serve import address_of, post_what_is_left, require_watchfiles
 from hitledger.settings import Settings
 from hitledger.supervision import die_with
 from hitledger.web import create_app
+from hitledger.web.requests import request_fields
 
 BACKLOG_CONNECTIONS = 2048
 MOST_CONNECTIONS = 16_384
@@ -91,5 +92,5 @@ def most_connections() -> int:
 def load_app(settings: Settings, parent: int) -> Flask:
     """Build the application, in a worker that ends when its parent does."""
     die_with(parent)
-    configure_logging()
+    configure_logging(settings, request_fields)
     return create_app(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 
 import click
@@ -9,6 +10,9 @@ import click
 from hitledger.cli.options import environment_with, setting_options
 from hitledger.logs import configure_logging
 from hitledger.serve import serve as run_service
+from hitledger.settings import Settings
+
+log = logging.getLogger("hitledger.serve")
 
 
 @click.command()
@@ -20,8 +24,10 @@ def serve(*, dev: bool, **options: str | None) -> None:
     It is made of web processes, a worker for test runs and, unless a ledger is set, an
     embedded Valkey. Every other setting is an environment variable: see `hitledger settings`.
     """
-    configure_logging()
-    run_service(environment_with(options), _say, dev=dev)
+    environment = environment_with(options)
+    settings = Settings.from_environment(environment)
+    configure_logging(settings)
+    run_service(environment, log.info if settings.log_format == "json" else _say, dev=dev)
 
 
 def _say(line: str) -> None:

@@ -14,5 +14,6 @@ from hitledger.webserver import run_web
 @click.option("--dev", is_flag=True, help="Start the workers anew when the package's code changes.")
 def web(*, dev: bool) -> None:
     """Run the web processes alone, without a worker: what `serve` and containers start."""
-    configure_logging()
-    run_web(with_ledger(Settings.from_environment()), dev=dev)
+    settings = with_ledger(Settings.from_environment())
+    configure_logging(settings)
+    run_web(settings, dev=dev)

@@ -26,7 +26,7 @@ def worker(*, dev: bool) -> None:
     if dev:
         _run_reloading(settings)
     else:
-        configure_logging()
+        configure_logging(settings)
         run_worker(settings)
 
 
@@ -40,5 +40,5 @@ def _run_reloading(settings: Settings) -> None:
 
 def _work(settings: Settings, parent: int) -> None:
     die_with(parent)
-    configure_logging()
+    configure_logging(settings)
     run_worker(settings)

@@ -269,7 +269,8 @@ class RunRecords:
             ended_here = script("run_end")(self._client, keys, [END_KEPT_SECONDS, *words])
         self._close(run_id)
         if ended_here:
-            log.info("Test run %s %s: %s answered well, %s not.", run_id, status, fields["succeeded"], fields["failed"])
+            told = {"run": run_id, "status": status, "succeeded": fields["succeeded"], "failed": fields["failed"]}
+            log.info("a test run has ended", extra=told)
 
     def _close(self, run_id: str) -> None:
         with server_errors():

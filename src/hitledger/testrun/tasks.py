@@ -39,8 +39,6 @@ def run_worker(settings: Settings) -> None:
         LedgerError: no ledger is set.
         ServiceError: the worker broke down.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    log.setLevel(logging.INFO)
     store = LedgerStore(settings)
     try:
         _Worker(settings, store).run()

@@ -20,6 +20,7 @@ from hitledger.web.docs import docs_blueprint
 from hitledger.web.health import health_api
 from hitledger.web.limits import Limits
 from hitledger.web.metrics import metrics_blueprint
+from hitledger.web.observed import Observed, observers
 from hitledger.web.problems import Problem, install_problems, validation_failed
 from hitledger.web.requests import install_request_checks
 from hitledger.web.runs import SizeConverter, runs_api
@@ -75,5 +76,8 @@ def build_app(services: Services) -> Flask:
     for blueprint in (api_blueprint(), stats_api(services), runs_api(services), health_api(services)):
         limits.guard(blueprint)
         app.register_api(blueprint)
-    app.wsgi_app = CountHits(app.wsgi_app, services.counter)  # type: ignore[method-assign] # as Flask's docs do
+    counted = CountHits(app.wsgi_app, services.counter)
+    app.wsgi_app = Observed(  # type: ignore[method-assign] # as Flask's docs do
+        counted, observers(services.counter.meters, services.settings)
+    )
     return app

@@ -111,7 +111,7 @@ def _busy(error: ReportBusyError) -> Response:
 
 
 def _ledger_away(error: LedgerError) -> Response:
-    log.warning("request %s: %s", request_id(), error)
+    log.warning("request %s cannot be answered: %s", request_id(), error)
     detail = "The ledger cannot be read now. Requests are still counted and will be in it when it is back."
     return problem_response(503, detail, {"Retry-After": "2"})
 

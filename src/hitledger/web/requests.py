@@ -2,24 +2,77 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 import secrets
+from collections.abc import Mapping
+from typing import Any
 
-from flask import Flask, Response, abort, g, request
+from flask import Flask, Response, abort, has_request_context, request
 
 from hitledger.errors import QueryError
 from hitledger.settings import Settings
 
 MOST_BODY_BYTES = 64 * 1024
+ID_KEY = "hitledger.request_id"
+"""Where a request's id stands in its environment, once somebody has asked for it."""
+TRACE_KEY = "hitledger.trace_id"
+"""Where tracing, if it is on, writes the id of the trace that a request belongs to."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+
+
+class _NewIds:
+    """Ids that nobody else gives: 48 random bits of this process, and a number."""
+
+    def __init__(self) -> None:
+        self.begin()
+        os.register_at_fork(after_in_child=self.begin)
+
+    def begin(self) -> None:
+        """Start a sequence of this process's own."""
+        self._of_process = secrets.token_hex(6)
+        self._numbers = itertools.count(1)
+
+    def next(self) -> str:
+        """Return a new one; a twentieth of the price of as many random bits."""
+        return f"{self._of_process}{next(self._numbers):04x}"
+
+
+_new_ids = _NewIds()
+
+
+def request_id_of(environ: dict[str, Any]) -> str:
+    """Return a request's id: the client's `X-Request-ID` where it is well formed, else a new one."""
+    known: str | None = environ.get(ID_KEY)
+    if known is None:
+        given = environ.get("HTTP_X_REQUEST_ID", "")
+        known = environ[ID_KEY] = given if _REQUEST_ID.fullmatch(given) else _new_ids.next()
+    return known
+
+
+def trace_id_of(environ: Mapping[str, Any]) -> str:
+    """Return the id of the trace that a request belongs to (W3C trace context), or nothing."""
+    known: str | None = environ.get(TRACE_KEY)
+    if known is None:
+        header = environ.get("HTTP_TRACEPARENT")
+        found = _TRACEPARENT.fullmatch(header) if header else None
+        return found[1] if found else ""
+    return known
 
 
 def request_id() -> str:
-    """Return this request's id: the client's `X-Request-ID` where it is well formed, else a new one."""
-    if "request_id" not in g:
-        given = request.headers.get("X-Request-ID", "")
-        g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
-    return str(g.request_id)
+    """Return the id of the request that is being answered."""
+    return request_id_of(request.environ)
+
+
+def request_fields() -> Mapping[str, str]:
+    """Return what belongs on each log line that is written while a request is answered."""
+    if not has_request_context():
+        return {}
+    trace_id = trace_id_of(request.environ)
+    return {"request_id": request_id(), **({"trace_id": trace_id} if trace_id else {})}
 
 
 def install_request_checks(app: Flask, settings: Settings) -> None:
@@ -42,7 +95,8 @@ def install_request_checks(app: Flask, settings: Settings) -> None:
 
     @app.after_request
     def name_request(response: Response) -> Response:
-        if "request_id" in g or "X-Request-ID" in request.headers:
-            response.headers["X-Request-ID"] = request_id()
+        environ = request.environ
+        if settings.access_log or ID_KEY in environ or "HTTP_X_REQUEST_ID" in environ:
+            response.headers["X-Request-ID"] = request_id_of(environ)
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
