@@ -105,3 +105,23 @@ def test_a_round_that_failed_is_not_done(settings: Settings, proxy: Proxy) -> No
     assert not failing.is_done_elsewhere(60)
     for each in (journal, failing, other, away, store):
         each.close()
+
+
+def test_posting_that_is_behind_is_told_once(
+    settings: Settings, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While a round goes on and on, one line says so, and one more when it has come to its end."""
+    monkeypatch.setattr("hitledger.bookkeeper.BEHIND_SECONDS", 0.05)
+    proxy.hold()
+    store = LedgerStore(replace(settings, redis_url=proxy.url))
+    turns: list[int] = []
+    bookkeeper = Bookkeeper(Poster(settings, store), lambda: turns.append(1), interval_seconds=0.001)
+    bookkeeper.start()
+    wait_until(lambda: "posting is behind" in caplog.text)
+    seen = len(turns)
+    wait_until(lambda: len(turns) > seen + 3)
+    proxy.heal()
+    wait_until(lambda: "posting has caught up" in caplog.text)
+    assert caplog.text.count("posting is behind") == 1
+    bookkeeper.stop()
+    store.close()

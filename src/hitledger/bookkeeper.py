@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 
 from hitledger.errors import LedgerError, LedgerUnavailableError
@@ -18,6 +19,8 @@ log = logging.getLogger("hitledger.posting")
 
 SYNC_SECONDS = 0.1
 """How often the journal is synced: what a power cut may lose with `journal_sync=interval`."""
+BEHIND_SECONDS = 10.0
+"""A round of posting that takes longer is worth a line."""
 MOST_PAUSE_SECONDS = 2.0
 """Longest pause between two tries while the ledger is away."""
 
@@ -33,6 +36,8 @@ class Bookkeeper:
         self._threads: list[threading.Thread] = []
         self._pid = 0
         self._starting = threading.Lock()
+        self._round_began = float("inf")
+        self._behind = False
 
     def start(self) -> None:
         """Start the threads where this process has none yet: also after a fork."""
@@ -41,6 +46,7 @@ class Bookkeeper:
                 return
             self._pid = os.getpid()
             self._stop = threading.Event()
+            self._round_began = float("inf")
             work = {"hitledger-journal": self._keep_journal, "hitledger-posting": self._post}
             self._threads = [threading.Thread(target=each, name=name, daemon=True) for name, each in work.items()]
             for thread in self._threads:
@@ -61,6 +67,7 @@ class Bookkeeper:
     def _keep_journal(self) -> None:
         failing = False
         while not self._stop.wait(SYNC_SECONDS):
+            self._tell_if_behind()
             try:
                 self._maintain()
                 failing = False
@@ -69,9 +76,20 @@ class Bookkeeper:
                     log.exception("the journal cannot be looked after; it is tried again")
                 failing = True
 
+    def _tell_if_behind(self) -> None:
+        """Say once that a round of posting goes on and on: more is to be posted than the ledger takes."""
+        behind = time.monotonic() - self._round_began > BEHIND_SECONDS
+        if behind and not self._behind:
+            waiting = self._poster.status.pending_bytes
+            log.warning("posting is behind: %s bytes of the journal wait", waiting, extra={"pending_bytes": waiting})
+        elif self._behind and not behind:
+            log.warning("posting has caught up")
+        self._behind = behind
+
     def _post(self) -> None:
         pause = self._interval
         while not self._stop.wait(pause):
+            self._round_began = time.monotonic()
             try:
                 # One of a host's processes posts for all: half the work, and fewer pauses for requests.
                 if not self._poster.is_done_elsewhere(1.5 * self._interval):
@@ -86,3 +104,4 @@ class Bookkeeper:
             except Exception:
                 log.exception("posting failed; it is tried again")
                 pause = min(MOST_PAUSE_SECONDS, pause * 2)
+            self._round_began = float("inf")

@@ -5,12 +5,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from hitledger.bookkeeper import Bookkeeper
 from hitledger.journal import OVERSIZED_KIND, PATH, UNMATCHED_KIND, JournalWriter
 from hitledger.ledger import LedgerStore
 from hitledger.meters import Meters
 from hitledger.posting import Poster
 from hitledger.settings import Settings
+
+JOURNAL = "journal"
+"""The row of the host's meters with the hits at the places below."""
+RECEIVED, LOST = range(2)
+
+
+class Told(NamedTuple):
+    """Hits of this process: those that it was given, and those of them that it could not journal."""
+
+    received: int
+    lost: int
 
 
 class HitCounter:
@@ -27,7 +40,8 @@ class HitCounter:
             on_open=self._start,
         )
         self.meters = Meters(settings.meters_dir)
-        self.poster = Poster(settings, store)
+        self._told = Told(0, 0)
+        self.poster = Poster(settings, store, meters=self.meters)
         self._bookkeeper = Bookkeeper(self.poster, self._maintain, settings.posting_interval_ms / 1000)
         self._by_path = settings.count_unmatched
         self._most = settings.max_path_bytes
@@ -66,7 +80,19 @@ class HitCounter:
 
     def _maintain(self) -> None:
         self.journal.maintain()
+        self._meter()
         self.meters.save_if_due()
+
+    def _meter(self) -> None:
+        """Add what was received and lost since last time to the host's meters."""
+        now, told = Told(self.journal.received, self.journal.lost), self._told
+        if now.received < told.received:
+            told = Told(0, 0)  # in a process that was forked off
+        if now.received > told.received:
+            self.meters.add(JOURNAL, RECEIVED, now.received - told.received)
+        if now.lost > told.lost:
+            self.meters.add(JOURNAL, LOST, now.lost - told.lost)
+        self._told = now
 
     def post_now(self) -> None:
         """Post all that this host has journalled, as readers do first. Raises LedgerError, at once where it is away."""

@@ -125,6 +125,8 @@ class JournalWriter:
         self._retry_at = 0.0
         self._failing = False
         self._over_cap = False
+        self.received = 0
+        """Hits that this process was given."""
         self.lost = 0
         """Hits that this process could not journal."""
 
@@ -135,6 +137,7 @@ class JournalWriter:
         # The mask keeps records whole where a clock stands outside 1970 to 2106.
         body = b"%08x%b%b" % (int(self._now()) & 0xFFFFFFFF, kind, path)
         with self._lock:
+            self.received += 1
             record = b"\n%08x%b" % (crc32(body, self._salt), body)
             try:
                 if self._write(self._fd, record) == len(record):

@@ -27,6 +27,8 @@ from hitledger.follower import Follower, Taken, UrlTable
 from hitledger.host import Host
 from hitledger.housekeeping import Housekeeper, HousekeepingLedger
 from hitledger.journal import HEADER_BYTES, SUFFIX
+from hitledger.meters import Meters
+from hitledger.progress import Progress
 from hitledger.settings import Settings
 
 log = logging.getLogger("hitledger.posting")
@@ -59,13 +61,16 @@ class PostingStatus:
 class Poster:
     """Posts all journal files of a host; any number of posters may run at once."""
 
-    def __init__(self, settings: Settings, store: PostingLedger, *, host: Host | None = None) -> None:
+    def __init__(
+        self, settings: Settings, store: PostingLedger, *, host: Host | None = None, meters: Meters | None = None
+    ) -> None:
         self._settings = settings
         self._store = store
         self._directory = settings.journal_dir
         self._urls = UrlTable(merge_trailing_slash=settings.merge_trailing_slash)
         self._host = host or Host()
         self._housekeeper = Housekeeper(settings, store, self._host)
+        self._progress = Progress(meters)
         self._reset()
         _posters.add(self)
 
@@ -87,8 +92,10 @@ class Poster:
     def status(self) -> PostingStatus:
         """What is known since the last round; asks nobody."""
         total = sum(size - HEADER_BYTES for _, size in self._host.files(self._directory, SUFFIX))
-        posted = sum(each.posted - HEADER_BYTES for each in list(self._followers.values()) if each.shards)
-        return PostingStatus(max(0, total - posted), self._error)
+        return PostingStatus(max(0, total - self._posted_bytes()), self._error)
+
+    def _posted_bytes(self) -> int:
+        return sum(each.posted - HEADER_BYTES for each in list(self._followers.values()) if each.shards)
 
     def post_now(self, *, patient: bool = True) -> None:
         """Post every whole record that the host's journal holds at this moment.
@@ -164,7 +171,7 @@ class Poster:
 
     def _run(self, *, look: bool, keep_house: bool = False) -> None:
         self._started += 1
-        run = self._started
+        run, began = self._started, self._host.now()
         try:
             with self._posting_lock() as undisturbed:
                 look = self._follow_new_files() or look or not undisturbed
@@ -179,7 +186,10 @@ class Poster:
             self._away_at = self._host.monotonic()
             self._looked_at = float("-inf")
             self._housekeeper.look_again()
+            self._progress.failed()
             raise
+        if not self._troubled:
+            self._progress.came_through(began, self._posted_bytes())
         self._error = ""
         self._away = None
         if look:  # a reader is not content with what the ledger held a second ago
@@ -289,10 +299,10 @@ class Poster:
         return self._followers.get(follower.path.name) is follower
 
     def _post(self, follower: Follower, taken: Taken) -> None:
-        batches = follower.batches(taken)
-        outcomes = {
-            batch.shard: (batch, outcome) for batch, outcome in zip(batches, self._store.post(batches), strict=True)
-        }
+        batches, began = follower.batches(taken), self._host.monotonic()
+        answers = self._store.post(batches)
+        self._progress.posted(self._host.monotonic() - began, answers)
+        outcomes = {batch.shard: (batch, outcome) for batch, outcome in zip(batches, answers, strict=True)}
         if follower.settle(taken, outcomes):
             return
         words = {outcome.word for _, outcome in outcomes.values()}

@@ -4,6 +4,8 @@ Keys; the braces put them all in one hash slot, that of the ledger's shard 0:
 
     <prefix>:runs:{0}               sorted set  run id -> when it was asked for (unix seconds)
     <prefix>:runs:{0}:open          sorted set  the same for those that have not ended
+    <prefix>:runs:{0}:ended         hash        status -> runs that ended so; requests:succeeded
+                                                and requests:failed: what they sent
     <prefix>:run:{0}:<id>           hash        status, requested, parts, pool, created; started,
                                                 finished, error; stop: the status to end with;
                                                 suspected: since when a worker seems lost;
@@ -17,7 +19,7 @@ Keys; the braces put them all in one hash slot, that of the ledger's shard 0:
 
 Guarantees: a part is claimed once (`lua/run_claim.lua`) and never run again. A run ends
 once, as soon as somebody looks at it and finds its parts ended, or the worker of one of
-them gone. Everything expires.
+them gone. Everything expires, but for the sums.
 """
 
 from __future__ import annotations
@@ -79,6 +81,7 @@ class RunRecords:
         self._workers = workers
         self._listed = store.key("runs", "{0}")
         self._open = store.key("runs", "{0}", "open")
+        self._ended = store.key("runs", "{0}", "ended")
         self._run = store.key("run", "{0}", "")
 
     @property
@@ -92,6 +95,11 @@ class RunRecords:
         """Return how many runs have not ended."""
         with server_errors():
             return int(self._client.zcard(self._open))
+
+    def count_ended(self) -> dict[str, int]:
+        """Return how many runs ended with each status since the first one, and `requests:succeeded` and `:failed`."""
+        with server_errors():
+            return {name: int(count) for name, count in self._client.hgetall(self._ended).items()}
 
     def create(self, requested: int, pool: Sequence[str]) -> tuple[str, int]:
         """Write a new run down, not begun and not listed yet; return its id and its number of parts.
@@ -266,7 +274,7 @@ class RunRecords:
                 "latency": json.dumps(latency),
             }
             words = [word for pair in fields.items() for word in pair]
-            ended_here = script("run_end")(self._client, keys, [END_KEPT_SECONDS, *words])
+            ended_here = script("run_end")(self._client, [*keys, self._ended], [END_KEPT_SECONDS, *words])
         self._close(run_id)
         if ended_here:
             told = {"run": run_id, "status": status, "succeeded": fields["succeeded"], "failed": fields["failed"]}

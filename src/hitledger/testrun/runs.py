@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from random import SystemRandom
 
 from hitledger.errors import LedgerError, RunUnavailableError
@@ -17,6 +18,15 @@ from hitledger.testrun.workers import WorkerMarks
 
 WAIT_SLICE_MS = 1000
 """A waiting reader looks this often whether the run's worker is still there; the run's end wakes it at once."""
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    """Workers that are alive, runs that have not ended, and `RunRecords.count_ended`."""
+
+    workers: int
+    open: int
+    ended: dict[str, int]
 
 
 class Runs:
@@ -52,6 +62,10 @@ class Runs:
         if not begun:
             raise RunUnavailableError("Queueing the run took too long.", "Try again.")
         return run_id
+
+    def figures(self) -> RunFigures:
+        """Return what there is to tell of all runs. Raises LedgerError."""
+        return RunFigures(self._workers.count_alive(), self._records.count_open(), self._records.count_ended())
 
     def get(self, run_id: str) -> Run | None:
         """Return a run; None where there is none, or not any more. Raises LedgerError."""

@@ -61,6 +61,10 @@ class WorkerMarks:
 
     def any_alive(self) -> bool:
         """Tell whether there is a worker at all, and forget those that have gone."""
+        return bool(self.count_alive())
+
+    def count_alive(self) -> int:
+        """Return how many workers there are, and forget those that have gone."""
         with server_errors():
             known = self._client.smembers(self._all)
         alive = self.alive(known)
@@ -68,4 +72,4 @@ class WorkerMarks:
         if gone:
             with server_errors():
                 self._client.srem(self._all, *gone)
-        return bool(alive)
+        return len(alive)
