@@ -58,6 +58,14 @@ class Service:
             connection.getresponse().read()
         connection.close()
 
+    def read(self, path: str) -> bytes:
+        """Return an answer."""
+        connection = HTTPConnection("127.0.0.1", self.port)
+        connection.request("GET", path)
+        answer = connection.getresponse().read()
+        connection.close()
+        return answer
+
 
 @dataclass
 class Tab:
@@ -139,14 +147,38 @@ def test_now_updates_by_itself(tab: Tab) -> None:
     """A request shows up without a reload, rows that stand keep standing, and the rate appears."""
     tab.go("/")
     row = tab.page.locator("[data-rows] tr", has_text="/api/shop/tools/")
-    row.evaluate("element => { element.dataset.mark = 'kept' }")
+    row.evaluate("element => { element.mark = 'kept' }")
     tab.service.ask("/api/fresh/", 2)
     expect(tab.page.locator("[data-rows]")).to_contain_text("/api/fresh/")
-    expect(tab.page.locator("[data-rows] tr[data-mark=kept]")).to_have_count(1)
+    assert row.evaluate("element => element.mark") == "kept"
     fresh = tab.page.locator("[data-rows] tr", has_text="/api/fresh/").locator("td")
-    expect(fresh).to_have_text([re.compile("[0-9]+"), "/api/fresh/", "2", re.compile("%"), "2", "0"])
-    expect(tab.page.locator(".rate")).to_be_visible()
+    expect(fresh).to_have_text([re.compile("[0-9]+"), "/api/fresh/", "2", re.compile("%"), "", "2", "new"])
+    expect(tab.page.locator("[data-rate]")).to_have_text(re.compile("[0-9]"))
     expect(tab.page.locator("[data-today]")).not_to_have_text("0")
+    expect(tab.page.locator("svg.spark path")).to_have_count(1)
+
+
+def test_a_live_page_keeps_the_focus_and_can_be_paused(tab: Tab) -> None:
+    """Rows that overtake take no focus away; paused, nothing moves any more; the slash key leads to the search."""
+    tab.service.ask("/api/first/", 3)
+    tab.service.ask("/api/second/", 2)
+    tab.go("/?search=api")
+    link = tab.page.locator("[data-rows] a", has_text="/api/second/")
+    link.focus()
+    tab.service.ask("/api/second/", 9)
+    expect(tab.page.locator("[data-rows] tr", has_text="/api/second/").locator("td").nth(2)).to_have_text("11")
+    expect(link).to_be_focused()
+    tab.page.get_by_role("button", name="Pause").click()
+    expect(tab.page.locator("[data-state]")).to_have_text("paused")
+    asked: list[str] = []
+    tab.page.on("request", lambda request: asked.append(request.url))
+    tab.page.clock.install()
+    tab.page.clock.run_for(5000)
+    assert asked == []
+    tab.page.keyboard.press("/")
+    expect(tab.page.get_by_role("searchbox")).to_be_focused()
+    tab.page.get_by_role("button", name="Pause").click()
+    expect(tab.page.locator("[data-state]")).to_have_text("live")
 
 
 def test_a_hidden_page_asks_for_nothing(tab: Tab) -> None:
@@ -177,16 +209,19 @@ def test_a_hidden_page_asks_for_nothing(tab: Tab) -> None:
 def test_find_by_text_period_and_section(tab: Tab) -> None:
     """What is chosen is in the address; sections lead down to a URL's history; back and forward work."""
     tab.go("/")
+    tab.page.get_by_role("link", name="Today").click()
     tab.page.get_by_label("Find").fill("shop")
-    tab.page.get_by_label("Period").select_option("day")
     tab.page.get_by_role("button", name="Show").click()
     expect(tab.page).to_have_url(re.compile("search=shop.*period=day"))
     expect(tab.page.locator("[data-rows] tr")).to_have_count(2)
     tab.page.get_by_role("link", name="Sections", exact=True).click()
-    tab.page.get_by_role("link", name="/api/", exact=True).click()
-    tab.page.get_by_role("link", name="/api/shop/", exact=True).click()
+    tab.page.locator("svg.map a[data-key='/api/']").click()
+    tab.page.locator("[data-rows]").get_by_role("link", name="/api/shop/", exact=True).click()
     expect(tab.page.get_by_role("navigation", name="Section")).to_have_text(re.compile(r"all\s*/\s*api\s*/\s*shop"))
-    tab.page.get_by_role("link", name="/api/shop/tools/").click()
+    with tab.page.expect_download() as waiting:
+        tab.page.get_by_role("link", name="CSV", exact=True).click()
+    assert "/api/shop/tools/,3" in waiting.value.path().read_text()
+    tab.page.locator("[data-rows]").get_by_role("link", name="/api/shop/tools/").click()
     tab.page.go_back()
     expect(tab.page.get_by_role("heading", level=1)).to_have_text("/api/shop/")
     tab.page.go_forward()
@@ -199,9 +234,14 @@ def test_one_url_shows_its_history(tab: Tab) -> None:
     tab.page.locator("[data-rows] a", has_text="/api/shop/tools/").click()
     expect(tab.page).to_have_url(re.compile(r"/url\?" + urlencode({"url": "/api/shop/tools/"})))
     expect(tab.page.locator("[data-total]")).to_have_text("3")
-    expect(tab.page.locator("svg.chart rect")).to_have_count(1)
-    tab.page.get_by_role("link", name="Hours").click()
     expect(tab.page.locator("tbody td.number")).to_have_text(["3"])
+    for kind in ("Days", "Months"):
+        tab.page.get_by_role("link", name=kind).click()
+        expect(tab.page.locator("tbody td.number")).to_have_text(["3"])
+    tab.page.locator("svg.chart g").last.hover()
+    expect(tab.page.locator("[data-tip-for]")).to_have_text(re.compile("^3, "))
+    tab.service.ask("/api/shop/tools/")
+    expect(tab.page.locator("[data-total]")).to_have_text("4")
 
 
 def test_try_a_run_and_cancel_one(tab: Tab) -> None:
@@ -209,41 +249,60 @@ def test_try_a_run_and_cancel_one(tab: Tab) -> None:
     tab.go("/runs/")
     tab.page.get_by_label("Requests", exact=True).fill("60")
     tab.page.get_by_role("button", name="Start").click()
-    expect(tab.page.locator("[data-run]")).to_contain_text("finished: 60 of 60", timeout=20_000)
-    expect(tab.page.locator("[data-run]")).to_contain_text("p99")
+    expect(tab.page.locator("#run .badge")).to_have_text("finished", timeout=20_000)
+    expect(tab.page.locator("[data-run]")).to_have_text("60 of 60 requests")
+    expect(tab.page.locator(".percentiles")).to_contain_text("p99")
+    expect(tab.page.locator("#run tbody tr").first.locator(".number")).not_to_have_text("0")
     expect(tab.page.locator("[data-runs] tr").first).to_contain_text("finished")
-    tab.page.reload()
-    expect(tab.page.locator("[data-run]")).to_contain_text("finished: 60 of 60")
+    expect(tab.page).to_have_url(re.compile(r"/runs/\?run="))
     tab.page.get_by_label("Requests", exact=True).fill("200000")
     tab.page.get_by_role("button", name="Start").click()
     tab.page.get_by_role("button", name="Cancel").click()
-    expect(tab.page.locator("[data-run]")).to_contain_text("cancelled", timeout=20_000)
+    expect(tab.page.locator("#run .badge")).to_have_text("cancelled", timeout=20_000)
+
+
+def test_all_can_be_read_and_a_run_be_started_without_a_script(browser: Browser, service: Service) -> None:
+    """With JavaScript off, every page has its figures, and forms do what the script would."""
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(service.address + "/?prefix=/api/&group=2")
+    expect(page.locator("[data-rows] tr", has_text="/api/shop/")).to_have_count(1)
+    expect(page.locator("[data-balance=received]")).to_have_text(re.compile("[1-9]"))
+    page.goto(service.address + "/runs/")
+    page.get_by_label("Requests", exact=True).fill("20")
+    page.get_by_role("button", name="Start").click()
+    # The page itself asks anew, once a second.
+    expect(page.locator("#run .badge")).to_have_text("finished", timeout=20_000)
+    context.close()
 
 
 def test_trust_says_when_the_ledger_is_away(tab: Tab) -> None:
     """The balance goes on showing the last figures, says that they are old, and recovers by itself."""
     tab.go("/")
     posted = tab.page.locator("[data-balance=posted]")
-    expect(posted).not_to_have_text("0")
+    expect(posted).to_have_text(re.compile("[1-9]"))
     tab.service.valkey.kill()
     try:
         expect(tab.page.locator("#balance.away")).to_be_visible(timeout=20_000)
         expect(tab.page.locator("[data-notice]")).to_contain_text("last figures known")
-        expect(posted).not_to_have_text("0")
+        expect(posted).to_have_text(re.compile("[1-9]"))
+        tab.service.ask("/api/shop/", 4)
+        expect(tab.page.locator("[data-balance=pending]")).to_have_text(re.compile("[1-9]"))
         assert tab.serious() == []
     finally:
         tab.service.valkey.start()
     expect(tab.page.locator("#balance:not(.away)")).to_be_visible(timeout=20_000)
-    expect(tab.page.locator("[data-notice]")).to_be_hidden()
+    expect(tab.page.locator("[data-notice]")).to_have_count(0)
+    expect(tab.page.locator("[data-balance=pending]")).to_have_text("0", timeout=20_000)
 
 
 def test_lost_hits_are_red(tab: Tab) -> None:
     """A loss cannot be overlooked."""
 
     def with_a_loss(route: Route) -> None:
-        content = route.fetch().json()
-        content["balance"]["lost"] = 1234
-        route.fulfill(json=content)
+        answer = route.fetch()
+        text = re.sub(r'data-balance="lost">0', 'data-balance="lost">1,234', answer.text())
+        route.fulfill(response=answer, body=text.replace('class="balance good"', 'class="balance wrong"'))
 
     tab.page.route("**/live/*", with_a_loss)
     tab.go("/")
@@ -255,9 +314,9 @@ def test_take_away_what_is_on_screen(tab: Tab) -> None:
     """The download holds the rows that the page was about, and no others."""
     tab.go("/?search=shop")
     with tab.page.expect_download() as waiting:
-        tab.page.get_by_role("link", name="Download CSV").click()
+        tab.page.get_by_role("link", name="CSV", exact=True).click()
     lines = waiting.value.path().read_text().split()
-    assert [line.split(",")[0] for line in lines[1:]] == ["/api/shop/tools/", "/api/shop/"]
+    assert sorted(line.split(",")[0] for line in lines[1:]) == ["/api/shop/", "/api/shop/tools/"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -265,7 +324,9 @@ def test_nothing_shuts_people_out(tab: Tab, scheme: str) -> None:
     """axe-core finds nothing serious on any page, in either scheme, on a phone and on a desk."""
     tab.page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     long = urlencode({"url": "/api/hostile/" + "x" * 2000 + "/"})
-    pages = ("/", "/?prefix=%2Fapi%2F&group=2", "/?search=nothing+like+it", "/?limit=0", "/runs/", f"/url?{long}")
+    run = json.loads(tab.service.read("/test/runs/"))["runs"]
+    pages = ["/", "/?prefix=%2Fapi%2F&group=2", "/?search=nothing+like+it", "/?limit=0", "/runs/", f"/url?{long}"]
+    pages += [f"/runs/?run={each['id']}" for each in run[:1]]
     for width in (390, 1100):
         tab.page.set_viewport_size({"width": width, "height": 800})
         for address in pages:
@@ -305,9 +366,12 @@ def test_times_are_the_readers(tab: Tab) -> None:
     tab.go("/runs/")
     tab.go("/url?url=/api/shop/")
     shown = tab.page.locator(".asof time")
-    form = "{timeZone: 'Asia/Tokyo', dateStyle: 'medium', timeStyle: 'medium'}"
-    expected = shown.evaluate(f"each => new Date(each.dateTime).toLocaleString('en-US', {form})")
-    expect(shown).to_have_text(expected)
+    tab.page.get_by_role("button", name="Pause").click()
+    form = "{timeZone: 'Asia/Tokyo', timeStyle: 'medium'}"
+    shown_text, expected = shown.evaluate(
+        f"each => [each.textContent, new Date(each.dateTime).toLocaleString('en-US', {form})]"
+    )
+    assert shown_text == expected
 
 
 def test_axe_is_what_it_says() -> None:

@@ -43,7 +43,7 @@ def test_the_first_page_lists_the_hottest_urls(client: FlaskClient) -> None:
 def test_hostile_paths_are_text(client: FlaskClient, path: str) -> None:
     """Markup, quotes, marks that turn the reading direction and long texts are shown escaped."""
     client.get(path)
-    for address in ("/", "/?prefix=/api/&group=2", "/live/", f"/?search={path[5:20]}"):
+    for address in ("/", "/?prefix=/api/&group=2", "/live/", "/live/?prefix=/api/&group=2", f"/?search={path[5:20]}"):
         text = client.get(address).get_data(as_text=True)
         assert "<script>alert" not in text
         assert '"onload="' not in text
@@ -52,7 +52,9 @@ def test_hostile_paths_are_text(client: FlaskClient, path: str) -> None:
 
 def test_no_script_but_ours_may_run(client: FlaskClient) -> None:
     """A strict policy, and nothing inline that it would have to allow."""
-    for address in ("/", "/runs/"):
+    client.get("/api/shop/tools/")
+    client.get("/api/shop/")
+    for address in ("/", "/runs/", "/?prefix=/&group=1", "/url?url=/api/shop/", "/live/", "/live/url?url=/api/shop/"):
         answer = client.get(address)
         policy = answer.headers["Content-Security-Policy"]
         assert "unsafe" not in policy
@@ -86,14 +88,15 @@ def test_further_pages_go_on_with_the_rank(client: FlaskClient) -> None:
     found = re.search(r'<a href="([^"]+)" rel="next"', text)
     assert found
     following = client.get(found.group(1).replace("&amp;", "&")).get_data(as_text=True)
-    assert '<td class="number">26</td>' in following
+    assert '<td class="number rank">26</td>' in following
     first, second = (set(re.findall(r"<bdi>([^<]+)", each)) for each in (text, following))
     assert not first & second
 
 
 def test_looking_does_not_count(client: FlaskClient) -> None:
     """The pages' own polling and files leave no trace; opening the page itself is a request."""
-    client.get("/live/")
+    for address in ("/live/", "/live/url?url=/x", "/live/runs/"):
+        assert client.get(address).status_code == 200
     client.get("/static/dashboard.js").close()
     assert json.loads(client.get("/stats/").get_data())["total_requests"] == 0
     client.get("/")
@@ -136,9 +139,9 @@ def test_one_url_has_a_page(client: FlaskClient) -> None:
     for by in ("hour", "day", "month"):
         page = client.get(f"{found.group(1)}&by={by}").get_data(as_text=True)
         assert "/api/%3Cb%3E/</bdi>" in page
-        assert "<strong data-total>8</strong>" in page
-        assert "rank <strong>2</strong>" in page
-        assert page.count("<rect") == 1
+        assert re.search(r"data-total data-flash>8<", page)
+        assert re.search(r"data-rank>2<", page)
+        assert page.count("<tr data-key=") == 1
 
 
 def test_a_ledger_that_is_away_is_said_with_the_last_figures(settings: Settings) -> None:
@@ -154,10 +157,76 @@ def test_a_ledger_that_is_away_is_said_with_the_last_figures(settings: Settings)
         assert "/api/kept/" in text
         assert "cannot be read now" in text
         assert "last figures known" in text
+        assert 'class="balance away"' in text
+        assert re.search(r'data-balance="posted">[12]<', text)
+        live = client.get("/live/").get_data(as_text=True)
+        assert "/api/kept/" in live
+        assert "last figures known" in live
+        assert re.search(r'data-balance="pending">[1-9]', live)
         app.extensions["hitledger"].counter.stop()
 
 
-def test_the_first_load_is_light() -> None:
-    """Everything of ours that the first page loads fits into 100 kB before compression."""
-    folder = Path(create_app.__code__.co_filename).parent / "static"
-    assert sum((folder / name).stat().st_size for name in ("dashboard.js", "dashboard.css", "icon.svg")) < 100_000
+def test_a_newcomer_is_told_what_to_ask_for(client: FlaskClient) -> None:
+    """The first screen of an empty service says how to fill it; it goes once there is something to see."""
+    assert "curl http://localhost/api/one/" in client.get("/").get_data(as_text=True)
+    for number in range(5):
+        client.get(f"/api/{number}/")
+    assert "curl" not in client.get("/").get_data(as_text=True).replace("hitledger audit", "")
+    assert "No URL contains" in client.get("/?search=nothing").get_data(as_text=True)
+    assert "never requested" in client.get("/url?url=/never/").get_data(as_text=True)
+
+
+def test_a_section_is_a_map_and_a_table(client: FlaskClient) -> None:
+    """Both lead down; a URL that is its own section leads to its page, so that the way down ends."""
+    for path, times in (("/api/shop/tools/", 3), ("/api/shop/", 2), ("/api/home/", 1)):
+        for _ in range(times):
+            client.get(path)
+    text = client.get("/?prefix=/api/&group=2").get_data(as_text=True)
+    assert text.count('href="/?prefix=%2Fapi%2Fshop%2F&amp;group=3"') == 2
+    below = client.get("/?prefix=/api/home/&group=3").get_data(as_text=True)
+    assert 'href="/url?url=%2Fapi%2Fhome%2F"' in below
+    for kind in ("csv", "ndjson"):
+        address = re.search(rf'"(/stats/export\?format={kind}[^"]*)"', text)
+        assert address
+        rows = client.get(address.group(1).replace("&amp;", "&")).get_data(as_text=True)
+        assert "/api/shop/" in rows
+
+
+def test_a_chart_leads_to_its_periods(client: FlaskClient) -> None:
+    """All requests over time are drawn by hour, day or month; each bar is the way to that time's page."""
+    client.get("/api/one/")
+    for by in ("hour", "day", "month"):
+        text = client.get(f"/?by={by}").get_data(as_text=True)
+        bars = re.findall(rf'href="(/\?period={by}&amp;at=[^"]+)"', text)
+        assert bars
+        last = client.get(bars[-1].replace("&amp;", "&"))
+        assert last.status_code == 200
+        assert "/api/one/" in last.get_data(as_text=True)
+    assert client.get("/?by=week").status_code == 422
+
+
+def test_a_run_is_started_and_refused_by_a_form(client: FlaskClient) -> None:
+    """Without any script: what cannot be started or cancelled is said on the page, with the right status."""
+    for address, form, status, words in (
+        ("/runs/", {"n": "none"}, 422, "whole number"),
+        ("/runs/", {"n": "5"}, 503, "No worker is running"),
+        ("/runs/01ARZ3NDEKTSV4RRFFQ69G5FAV/cancel/", {}, 404, "no such test run"),
+    ):
+        answer = client.post(address, data=form)
+        assert answer.status_code == status
+        assert words in answer.get_data(as_text=True)
+
+
+def test_the_first_load_is_light(client: FlaskClient) -> None:
+    """The first page with all that it loads has under 100 kB, even where nothing is compressed."""
+    for number in range(30):
+        client.get(f"/api/{'section' * 9}/{number}/")
+    page = client.get("/").get_data(as_text=True)
+    loads = set(re.findall(r'(?:src|href)="(/static/[^"]+)"', page))
+    assert loads == {"/static/dashboard.css", "/static/dashboard.js", "/static/icon.svg"}
+    size = len(page.encode())
+    for each in loads:
+        answer = client.get(each)
+        size += len(answer.get_data())
+        answer.close()
+    assert size < 100_000

@@ -51,6 +51,11 @@ class Period:
         return (self.start + timedelta(days=32)).replace(day=1)
 
 
+def period_named(kind: str, name: str) -> Period:
+    """Return the period of a kind that has this name. Raises ValueError."""
+    return Period(kind, datetime.strptime(name, _FORMATS[kind]).replace(tzinfo=UTC))
+
+
 @dataclass(frozen=True)
 class Retention:
     """For how many hours, days and months back counts are kept; 0 keeps none."""

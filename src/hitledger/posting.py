@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from hitledger.entries import LedgerIdentity
@@ -96,6 +97,15 @@ class Poster:
 
     def _posted_bytes(self) -> int:
         return sum(each.posted - HEADER_BYTES for each in list(self._followers.values()) if each.shards)
+
+    @property
+    def unposted(self) -> list[tuple[Path, int]]:
+        """Each journal file of the host and up to which byte it was posted, as far as is known; asks nobody.
+
+        Where shards are at different places of a file, it is the hindmost of them that counts.
+        """
+        posted = {name: each.posted for name, each in list(self._followers.items()) if each.shards}
+        return [(path, posted.get(path.name, HEADER_BYTES)) for path, _ in self._host.files(self._directory, SUFFIX)]
 
     def post_now(self, *, patient: bool = True) -> None:
         """Post every whole record that the host's journal holds at this moment.

@@ -72,7 +72,9 @@ def build_app(services: Services) -> Flask:
         app.register_blueprint(pages)
     app.register_blueprint(docs_blueprint(app, services.settings))
     app.register_blueprint(metrics_blueprint(services))
-    app.register_blueprint(dashboard_blueprint(services))
+    pages = dashboard_blueprint(services)
+    limits.guard(pages)
+    app.register_blueprint(pages)
     for blueprint in (api_blueprint(), stats_api(services), runs_api(services), health_api(services)):
         limits.guard(blueprint)
         app.register_api(blueprint)

@@ -1,71 +1,36 @@
 """The dashboard: what the report API says, as pages for people.
 
-Pages are rendered here and can be read without JavaScript; a small script keeps the first one
-up to date through `/live/`, which is not counted. Every state of a page is in its address.
-Paths are hostile text: they are canonical ASCII when they come here, Jinja escapes them all
-the same, and a strict Content-Security-Policy lets no script run but our own.
+Pages are rendered here and can be read without JavaScript. What changes on them is drawn from the
+same partial templates for `/live/…`, which is not counted, and which many tabs share (`feed`); a
+small script puts it in its place. Every state of a page is in its address. Paths are hostile text:
+Jinja escapes them all, and a strict Content-Security-Policy lets no script run but our own.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlencode
 
-from flask import Blueprint, Response, abort, render_template
+from flask import Blueprint, Response, redirect, render_template, request
+from flask.typing import ResponseReturnValue
 
-from hitledger.errors import HitledgerError, LedgerError, QueryError, ReportBusyError
-from hitledger.periods import Period
-from hitledger.report import Page, Query
-from hitledger.report.page import rfc3339
-from hitledger.report.query import refuse_unknown
-from hitledger.report.single import UrlReport
-from hitledger.web.addresses import ROWS_SHOWN, crumbs_of, link_of, query_of, rank_of, until_of, url_link
-from hitledger.web.balance import balance_of
-from hitledger.web.chart import chart_of
-from hitledger.web.runs import TestRun
+from hitledger.errors import QueryError
+from hitledger.web.chart import line_of
+from hitledger.web.desk import Desk
+from hitledger.web.feed import FRESH_SECONDS, Feed
+from hitledger.web.names import readable
+from hitledger.web.now import now_context
+from hitledger.web.one_url import url_context
+from hitledger.web.problems import ProblemError, problem
+from hitledger.web.run_page import runs_context
+from hitledger.web.runs import cancel_run, start_run
 from hitledger.web.safety import protect_pages
 from hitledger.web.services import Services
 from hitledger.web.stats import parameters
 
-log = logging.getLogger("hitledger.web")
-
-MOST_REMEMBERED = 64
-PERIODS = (("all", "All time"), ("hour", "This hour"), ("day", "Today"), ("month", "This month"))
-KINDS_SHOWN = (("hour", "Hours"), ("day", "Days"), ("month", "Months"))
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A report as it is shown: `error` where it is not what was asked for now; `busy` where it soon will be."""
-
-    report: Any
-    error: str = ""
-    status: int = 200
-    busy: bool = False
-
-
-class Memory:
-    """The last reports that could be read, for when the ledger is away."""
-
-    def __init__(self) -> None:
-        self._reports: OrderedDict[Hashable, Any] = OrderedDict()
-
-    def keep(self, asked: Hashable, report: Any) -> None:
-        """Remember a report."""
-        self._reports[asked] = report
-        self._reports.move_to_end(asked)
-        while len(self._reports) > MOST_REMEMBERED:
-            self._reports.popitem(last=False)
-
-    def last(self, asked: Hashable) -> Any:
-        """Return the report as it was last read; None where it never was."""
-        return self._reports.get(asked)
+RUN_FRESH_SECONDS = 0.4
+"""A run's progress is watched closely."""
+Context = Callable[[Desk, dict[str, str]], dict[str, Any]]
 
 
 def dashboard_blueprint(services: Services) -> Blueprint:
@@ -74,10 +39,16 @@ def dashboard_blueprint(services: Services) -> Blueprint:
     protect_pages(blueprint, services.settings)
     view = Dashboard(services)
     blueprint.add_url_rule("/", "now", view.now)
-    blueprint.add_url_rule("/live/", "live", view.live)
     blueprint.add_url_rule("/url", "one_url", view.one_url)
     blueprint.add_url_rule("/runs/", "runs", view.runs)
-    blueprint.add_url_rule("/live/runs/<run_id>/", "live_run", view.live_run)
+    blueprint.add_url_rule("/runs/", "start_run", view.start_run, methods=["POST"])
+    blueprint.add_url_rule("/runs/<run_id>/cancel/", "cancel_run", view.cancel_run, methods=["POST"])
+    blueprint.add_url_rule("/live/", "live", view.live_now)
+    blueprint.add_url_rule("/live/url", "live_url", view.live_url)
+    blueprint.add_url_rule("/live/runs/", "live_run", view.live_runs)
+    blueprint.add_app_template_filter(readable)
+    blueprint.add_app_template_filter("{:,}".format, "number")
+    blueprint.add_app_template_filter(line_of, "line")
 
     @blueprint.after_request
     def keep_fresh(response: Response) -> Response:
@@ -92,184 +63,78 @@ class Dashboard:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._memory = Memory()
+        self._desk = Desk(services)
+        self._feed = Feed()
 
     def now(self) -> tuple[str, int]:
         """Show the hottest URLs or sections of a period, found and walked through by the address."""
-        texts: dict[str, str] = {}
-        try:
-            texts = parameters()
-            query = query_of(texts)
-            shown = self._read_page(query)
-        except QueryError as error:
-            query, shown = Query(limit=ROWS_SHOWN), Shown(None, f"{error.parameter}: {error.message}", 422)
-        page: Page | None = shown.report
-        rank = rank_of(texts)
-        context = {
-            "query": query,
-            "texts": texts,
-            # As it was typed, unless that could turn the page's own text around.
-            "typed": texts.get("search", "") if texts.get("search", "").isprintable() else query.search,
-            "until": until_of(query),
-            "shown": shown,
-            "page": page,
-            "rows": self._rows(page, rank),
-            "today": self._today(page, query),
-            "crumbs": crumbs_of(query),
-            "periods": PERIODS,
-            "following": self._following(query, page, rank),
-            "exports": urlencode(query.rows_parameters),
-            "link": link_of,
-            "url_link": url_link,
-            "balance": balance_of(self._services),
-        }
-        return render_template("now.html", **context), shown.status
-
-    def live(self) -> Response:
-        """Return what changes on the first page, as JSON; asked for once a second by pages that are seen."""
-        query = query_of({name: text for name, text in parameters().items() if name != "cursor"})
-        shown = self._read_page(query)
-        page: Page | None = shown.report
-        content: dict[str, Any] = {"error": shown.error, "balance": balance_of(self._services)}
-        if page:
-            content |= {
-                "as_of": rfc3339(page.as_of),
-                "requests": page.section.requests if page.section else page.total_requests,
-                "urls": page.section.urls if page.section else page.total_urls,
-                "today": self._today(page, query),
-                "rows": self._rows(page, 1),
-            }
-        return _json(content)
+        return self._page("now.html", now_context)
 
     def one_url(self) -> tuple[str, int]:
         """Show one URL: its total, its rank, and its history as a chart and a table."""
-        by = "day"
+        return self._page("url.html", url_context)
+
+    def runs(self) -> tuple[str, int]:
+        """List the test runs, follow one, and offer a new one."""
+        return self._page("runs.html", runs_context)
+
+    def live_now(self) -> Response:
+        """Return what changes on the first page."""
+        return self._live(now_context)
+
+    def live_url(self) -> Response:
+        """Return what changes on a URL's page."""
+        return self._live(url_context)
+
+    def live_runs(self) -> Response:
+        """Return what changes on the page of test runs."""
+        return self._live(runs_context, RUN_FRESH_SECONDS)
+
+    def start_run(self) -> ResponseReturnValue:
+        """Start a test run from the page's form, and lead to it."""
         try:
-            texts = {name: text for name, text in parameters().items() if text}
-            url, by = texts.get("url", ""), texts.get("by", by)
-            refuse_unknown(texts, ("url", "by", "from", "to"))
-            times = Query.read({name: text for name, text in texts.items() if name in ("from", "to")})
-            if not url:
-                raise QueryError("url", "is missing.")
-            shown = self._read(("url", url, by, times), lambda: self._services.reports.url(url, by, times))
+            run_id = start_run(self._services, request.form.get("n", ""))
+        except ProblemError as error:
+            return self._refused({}, error)
+        return redirect(f"/runs/?run={run_id}", 303)
+
+    def cancel_run(self, run_id: str) -> ResponseReturnValue:
+        """Cancel a run from the page's form, and lead back to it."""
+        try:
+            cancel_run(self._services, run_id)
+        except ProblemError as error:
+            return self._refused({"run": run_id}, error)
+        return redirect(f"/runs/?run={run_id}", 303)
+
+    def _refused(self, texts: dict[str, str], error: ProblemError) -> ResponseReturnValue:
+        context = runs_context(self._desk, texts) | {"refusal": error.detail}
+        return render_template("runs.html", **context), error.status, error.headers
+
+    def _page(self, template: str, context_of: Context) -> tuple[str, int]:
+        context: dict[str, Any]
+        try:
+            texts = parameters()
         except QueryError as error:
-            shown = Shown(None, f"{error.parameter}: {error.message}", 422)
-        report: UrlReport | None = shown.report
-        context = {
-            "report": report,
-            "shown": shown,
-            "by": by,
-            "kinds": KINDS_SHOWN,
-            "chart": chart_of(report.series) if report else None,
-            "url_link": url_link,
-            "balance": balance_of(self._services),
-        }
-        return render_template("url.html", **context), shown.status
+            texts = {"query": error.message}
+        context = context_of(self._desk, texts)
+        return render_template(template, **context), context["status"]
 
-    def runs(self) -> str:
-        """List the test runs, and offer a new one."""
-        error = ""
-        runs: list[TestRun] = []
-        try:
-            runs = [TestRun.of(run) for run in self._services.runs.list(50)]
-        except HitledgerError:
-            error = "The ledger cannot be read now."
-        most = self._services.settings.test_max_requests
-        return render_template("runs.html", runs=runs, error=error, most=most, balance=balance_of(self._services))
+    def _live(self, context_of: Context, fresh_seconds: float = FRESH_SECONDS) -> Response:
+        """Return a page's parts, each under its id, drawn for all tabs that show the same."""
+        texts = parameters()
 
-    def live_run(self, run_id: str) -> Response:
-        """Return one test run, as `/test/runs/<id>/` does, without counting."""
-        run = self._services.runs.get(run_id)
-        if run is None:
-            abort(404)
-        return Response(TestRun.of(run).model_dump_json(), mimetype="application/json")
+        def draw() -> str:
+            context = context_of(self._desk, texts)
+            if context["status"] != 200:
+                problem(context["status"], context["shown"].error)
+            return render_template("live.html", **context)
 
-    def _read_page(self, query: Query) -> Shown:
-        return self._read(query, lambda: self._services.reports.page(query))
-
-    def _read(self, asked: Hashable, read: Callable[[], Any]) -> Shown:
-        """Read a report, or give the last one that could be read, and say why. Raises QueryError."""
-        try:
-            self._services.counter.post_now()
-            report = read()
-        except QueryError:
-            raise
-        except LedgerError as error:
-            log.debug("the dashboard shows what it last read: %s", error)
-            return Shown(self._memory.last(asked), "The ledger cannot be read now. Requests are still counted.")
-        except ReportBusyError as error:
-            return Shown(self._memory.last(asked), error.message, busy=True)
-        except HitledgerError as error:
-            return Shown(self._memory.last(asked), f"{error.message} {error.hint}")
-        self._memory.keep(asked, report)
-        return Shown(report)
-
-    def _today(self, page: Page | None, query: Query) -> int | None:
-        """Return the requests of this day so far, where the page itself does not say them."""
-        if page is None or query.rows_parameters:
-            return None
-        try:
-            return self._services.store.totals(Period.containing("day", datetime.now(UTC))).requests
-        except LedgerError:
-            return None
-
-    def _rows(self, page: Page | None, rank: int) -> list[dict[str, Any]]:
-        if page is None:
-            return []
-        total = page.section.requests if page.section else page.total_requests
-        if page.width == 3:
-            return [
-                {
-                    "rank": rank + index, "name": row.section, "requests": row.requests, "urls": row.urls,
-                    "share": share_of(row.requests, total), "is_section": row.section.endswith("/"),
-                }
-                for index, row in enumerate(page.sections)
-            ]  # fmt: skip
-        hours = self._last_hours([row.url for row in page.rows])
-        return [
-            {
-                "rank": rank + index, "name": row.url, "requests": row.requests,
-                "share": share_of(row.requests, total), "recent": hours[0].get(row.url, 0),
-                "before": hours[1].get(row.url, 0),
-            }
-            for index, row in enumerate(page.rows)
-        ]  # fmt: skip
-
-    def _last_hours(self, urls: list[str]) -> tuple[dict[str, int], dict[str, int]]:
-        """Return how often URLs were requested in this hour so far, and in the one before."""
-        if not urls:
-            return {}, {}
-        store, now = self._services.store, datetime.now(UTC)
-        try:
-            shards = range(store.identity.shards)
-            hours = [Period.containing("hour", each) for each in (now, now - timedelta(hours=1))]
-            calls = [(shard, ("ZMSCORE", store.set_key(shard, hour), *urls)) for hour in hours for shard in shards]
-            answers = store.read(calls)
-        except LedgerError:
-            return {}, {}
-        this, before = (
-            {
-                url: int(hits)
-                for scores in answers[start : start + len(shards)]
-                for url, hits in zip(urls, scores, strict=True)
-                if hits is not None
-            }
-            for start in (0, len(shards))
-        )
-        return this, before
-
-    def _following(self, query: Query, page: Page | None, rank: int) -> str:
-        if page is None or page.cursor is None:
-            return ""
-        following = {**query.parameters, "cursor": page.cursor, "rank": str(rank + len(page.flat) // page.width)}
-        following.pop("limit", None)
-        return "/?" + urlencode(following)
-
-
-def share_of(part: int, whole: int) -> str:
-    """Return a share in per cent, as people read it."""
-    return f"{100 * part / whole:.1f} %" if whole else ""
-
-
-def _json(content: dict[str, Any]) -> Response:
-    return Response(json.dumps(content), mimetype="application/json")
+        fragment = self._feed.fragment(request.full_path, draw, fresh_seconds)
+        if fragment is None:
+            problem(503, "Much is being looked at just now; ask again.", {"Retry-After": "1"})
+        accepts = request.accept_encodings.quality("gzip") > 0
+        response = Response(fragment.compressed if accepts else fragment.body, mimetype="text/html")
+        response.headers["Vary"] = "Accept-Encoding"
+        if accepts:
+            response.headers["Content-Encoding"] = "gzip"
+        return response

@@ -38,6 +38,7 @@ ENDPOINTS = {
     "stats.one_url": "stats",
     "stats.export": "export",
     "runs.start": "test",
+    "dashboard.start_run": "test",
     "auth.sign_in": "login",
     "auth.use_key": "login",
     "auth.callback": "login",

@@ -200,9 +200,8 @@ def runs_api(services: Services) -> APIBlueprint:
     )
     def start(path: StartPath, query: NoQuery, header: PreferHeader) -> Response:
         del query
-        requests = _read_requests(path.n, services.settings.test_max_requests)
         preferences = Preferences.read(header.prefer or "")
-        run_id = _start(services, requests)
+        run_id = start_run(services, path.n)
         with room.place() as waits:
             run = runs.wait(run_id, preferences.seconds if waits else 0)
         if run is None:
@@ -228,17 +227,14 @@ def runs_api(services: Services) -> APIBlueprint:
         summary="Cancel a test run; it ends within about a second",
     )
     def cancel(path: RunPath) -> Response:
-        run = _found(runs.get(path.id))
-        if not run.ended:
-            run = _found(runs.cancel(path.id))
-        elif run.status != CANCELLED:
-            problem(409, f"The run has ended: it is {run.status}.")
-        return _json(TestRun.of(run), 202)
+        return _json(TestRun.of(cancel_run(services, path.id)), 202)
 
     return blueprint
 
 
-def _start(services: Services, requests: int) -> str:
+def start_run(services: Services, text: str) -> str:
+    """Start a run of as many requests as a text says, and return its id; else answer with a problem."""
+    requests = _read_requests(text, services.settings.test_max_requests)
     try:
         return services.runs.start(requests)
     except (RunUnavailableError, LedgerError) as error:
@@ -246,6 +242,16 @@ def _start(services: Services, requests: int) -> str:
         log.warning("No test run was started: %s", error)
         reason = error.message if isinstance(error, RunUnavailableError) else "The ledger cannot be used now."
         problem(503, f"No test run was started. {reason}", {"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+def cancel_run(services: Services, run_id: str) -> Run:
+    """Have a run end early and return it; else answer with a problem."""
+    run = _found(services.runs.get(run_id))
+    if not run.ended:
+        return _found(services.runs.cancel(run_id))
+    if run.status != CANCELLED:
+        problem(409, f"The run has ended: it is {run.status}.")
+    return run
 
 
 def _read_requests(text: str, most: int) -> int:

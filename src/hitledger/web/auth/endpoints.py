@@ -41,9 +41,12 @@ NEEDS = {
     "dashboard.now": READERS,
     "dashboard.live": READERS,
     "dashboard.one_url": READERS,
+    "dashboard.live_url": READERS,
     # Test runs.
     "dashboard.runs": FOLLOWERS,
     "dashboard.live_run": FOLLOWERS,
+    "dashboard.start_run": RUNNERS,
+    "dashboard.cancel_run": RUNNERS,
     "runs.list_runs": FOLLOWERS,
     "runs.get_run": FOLLOWERS,
     "runs.start": RUNNERS,

@@ -1,205 +1,172 @@
 "use strict";
-// Keeps the pages up to date. Whatever comes from a path goes into text nodes, never into markup.
-const number = new Intl.NumberFormat();
+// Keeps pages up to date: asks for the parts that change, drawn by the server, and puts only what differs in
+// their place. One request at a time, and none while nobody looks. Nothing is ever made from text here: parts
+// come through the browser's parser, in which scripts do not run, and the page's policy allows none but this.
 const find = (selector) => document.querySelector(selector);
+const main = find("main[data-live]");
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const wait = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-function localTimes() {
-  for (const each of document.querySelectorAll("time[datetime]")) showTime(each, each.dateTime);
-}
+// Times, in the reader's own zone
 
-function showTime(element, text) {
+const clocks = {};
+const clock = (form) => clocks[form] ||= new Intl.DateTimeFormat(undefined, {
+  second: {timeStyle: "medium"},
+  full: {dateStyle: "medium", timeStyle: "medium"},
+  minute: {dateStyle: "medium", timeStyle: "short"},
+  hour: {weekday: "short", hour: "2-digit", minute: "2-digit"},
+  tick: {hour: "2-digit", minute: "2-digit"},
+}[form]);
+
+function localTime(text, form) {
   const moment = new Date(text);
-  if (Number.isNaN(moment.getTime())) return;
-  element.dateTime = text;
-  element.textContent = moment.toLocaleString(undefined, {dateStyle: "medium", timeStyle: "medium"});
+  if (Number.isNaN(moment.getTime())) return null;
+  const isOld = form === "second" && moment.toDateString() !== new Date().toDateString();
+  return clock(isOld ? "full" : form).format(moment);
 }
 
-function cell(text, name) {
-  const td = document.createElement("td");
-  if (name) td.className = name;
-  td.textContent = text;
-  return td;
-}
-
-function nameCell(row, width) {
-  const td = document.createElement("td");
-  td.className = "url";
-  const bdi = document.createElement("bdi");
-  bdi.textContent = row.name;
-  const link = document.createElement("a");
-  if (width === 3 && row.is_section) {
-    const address = new URL(location.href);
-    address.searchParams.set("prefix", row.name);
-    address.searchParams.set("group", String(row.name.split("/").length - 1));
-    address.searchParams.delete("cursor");
-    link.href = address.pathname + address.search;
-  } else {
-    link.href = "/url?" + new URLSearchParams({url: row.name});
+function localTimes(root) {
+  for (const each of root.querySelectorAll("time[datetime]")) {
+    each.textContent = localTime(each.dateTime, each.dataset.form) ?? each.textContent;
+    each.title = each.dateTime;
   }
-  link.append(bdi);
-  td.append(link);
-  return td;
+  for (const each of root.querySelectorAll("[data-hour]")) each.textContent = localTime(each.dataset.hour, "tick");
 }
 
-function showRows(body, rows) {
-  if (!rows.length) return;
-  const width = Number(body.dataset.width);
-  const old = new Map([...body.rows].map((tr) => [tr.querySelector("bdi")?.textContent, tr]));
-  const kept = new Set();
-  // A URL's row stays the same element, so that nothing flickers or loses the focus.
-  rows.forEach((row, index) => {
-    const tr = old.get(row.name) || newRow(row, width);
-    kept.add(tr);
-    const texts = {0: row.rank, 2: row.requests, 4: width === 3 ? row.urls : row.recent};
-    if (width === 2) texts[5] = row.before;
-    for (const [column, value] of Object.entries(texts)) showText(tr.cells[column], number.format(value));
-    showText(tr.cells[3], row.share);
-    if (body.rows[index] !== tr) body.insertBefore(tr, body.rows[index] || null);
-  });
-  for (const tr of [...body.rows]) if (!kept.has(tr)) tr.remove();
-}
+// Putting fresh parts in the place of old ones, element by element, so that nothing flickers or loses the focus
 
-function newRow(row, width) {
-  const tr = document.createElement("tr");
-  tr.append(cell("", "number"), nameCell(row, width), cell("", "number"), cell("", "number wide"), cell("", "number"));
-  if (width === 2) tr.append(cell("", "number wide"));
-  return tr;
-}
+const keyOf = (node) => (node.dataset ? node.dataset.key : undefined);
+const isAlike = (one, other) => one.nodeName === other.nodeName && keyOf(one) === keyOf(other);
 
-function showText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
-
-function showBalance(balance) {
-  const box = find("#balance");
-  for (const each of box.querySelectorAll("[data-balance]")) {
-    each.textContent = number.format(balance[each.dataset.balance]);
+function morph(old, fresh) {
+  if (old.nodeType !== Node.ELEMENT_NODE) {
+    if (old.data !== fresh.data) old.data = fresh.data;
+    return;
   }
-  box.classList.toggle("wrong", balance.lost > 0 || balance.set_aside > 0);
-  box.classList.toggle("away", !balance.reachable);
-  box.querySelector("[data-state]").textContent = balance.reachable
-    ? "The ledger answers." : "The ledger is away: these are the last figures known.";
-}
-
-const rates = [];
-let last = null;
-
-function showRate(content) {
-  const at = Date.parse(content.as_of);
-  if (last && at > last.at && content.requests >= last.total) {
-    rates.push((content.requests - last.total) * 1000 / (at - last.at));
-    if (rates.length > 60) rates.shift();
-    const most = Math.max(1, ...rates);
-    find("[data-rate]").textContent = number.format(Math.round(rates[rates.length - 1]));
-    find("[data-spark] polyline").setAttribute(
-      "points", rates.map((rate, index) => `${120 - 2 * (rates.length - index)},${(23 - 22 * rate / most).toFixed(1)}`).join(" "));
-    find(".rate").hidden = false;
+  const flashes = "flash" in old.dataset && old.textContent !== fresh.textContent;
+  for (const {name, value} of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  for (const {name} of [...old.attributes]) {
+    if (!fresh.hasAttribute(name) && !(name === "open" && old.nodeName === "DETAILS")) old.removeAttribute(name);
   }
-  last = {at, total: content.requests};
+  morphChildren(old, fresh);
+  if (flashes) flash(old);
 }
 
-function showNotice(text) {
-  const notice = find("[data-notice]");
-  if (text) text += " These are the last figures known.";
-  if (notice.textContent !== text) notice.textContent = text;
-  notice.hidden = !text;
-}
-
-async function update() {
-  const answer = await fetch("/live/" + location.search, {headers: {Accept: "application/json"}});
-  if (!answer.ok) throw new Error(answer.statusText);
-  const content = await answer.json();
-  showBalance(content.balance);
-  showNotice(content.error);
-  if (!content.rows || content.error) return;
-  find("[data-total]").textContent = number.format(content.requests);
-  if (content.urls !== null) find("[data-urls]").textContent = number.format(content.urls);
-  if (content.today !== null) find("[data-today]").textContent = number.format(content.today);
-  showTime(find("[data-asof]"), content.as_of);
-  showRows(find("[data-rows]"), content.rows);
-  showRate(content);
-}
-
-const seen = () => document.hidden
-  ? new Promise((resolve) => document.addEventListener("visibilitychange", resolve, {once: true})) : null;
-
-async function keepUpdating() {
-  // One request at a time, and none while nobody looks.
-  for (;;) {
-    await seen();
-    await update().catch(() => showNotice("The service does not answer."));
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+function morphChildren(old, fresh) {
+  const keyed = new Map([...old.children].filter(keyOf).map((child) => [keyOf(child), child]));
+  let place = old.firstChild;
+  for (const next of [...fresh.childNodes]) {
+    const named = keyed.get(keyOf(next));
+    const match = named && isAlike(named, next) ? named : place && isAlike(place, next) ? place : null;
+    if (match && match === place) place = place.nextSibling;
+    else old.insertBefore(match || document.importNode(next, true), place);
+    if (match) morph(match, next);
+  }
+  while (place) {
+    const gone = place;
+    place = place.nextSibling;
+    gone.remove();
   }
 }
 
-function showRun(run) {
-  find("#run").hidden = false;
-  find("#run progress").value = run.sent / run.requested;
-  const rate = run.requests_per_second ? `, ${number.format(Math.round(run.requests_per_second))} requests/s` : "";
-  const latency = run.latency_ms ? `; p50 ${run.latency_ms.p50} ms, p99 ${run.latency_ms.p99} ms` : "";
-  find("[data-run]").textContent =
-    `${run.status}: ${number.format(run.sent)} of ${number.format(run.requested)}, ` +
-    `${number.format(run.failed)} failed${rate}${latency}${run.error ? ". " + run.error : ""}`;
+function flash(element) {
+  if (calm.matches) return;
+  const colour = getComputedStyle(element).getPropertyValue("--flash");
+  element.animate([{backgroundColor: colour}, {backgroundColor: "transparent"}], 900);
 }
 
-function sayOfRun(text) {
-  find("#run").hidden = false;
-  find("[data-run]").textContent = text;
+function show(parts) {
+  const rows = [...document.querySelectorAll("[data-rows] tr")];
+  const tops = new Map(calm.matches ? [] : rows.map((row) => [row, row.offsetTop]));
+  const focused = document.activeElement;
+  localTimes(parts);
+  for (const part of [...parts.body.children]) {
+    const old = document.getElementById(part.id);
+    if (old) morph(old, part);
+  }
+  // Whoever moves an element takes the focus from it.
+  if (focused !== document.activeElement && focused.isConnected) focused.focus({preventScroll: true});
+  for (const [row, top] of tops) {
+    const moved = row.isConnected ? top - row.offsetTop : 0;
+    if (moved) row.animate([{transform: `translateY(${moved}px)`}, {transform: "none"}], {duration: 250, easing: "ease-out"});
+  }
+  if (tipped) tip(document.querySelector(`[data-tip][data-key="${CSS.escape(tipped)}"]`));
 }
 
-async function follow(id) {
-  const cancel = find("[data-cancel]");
-  cancel.onclick = () => fetch(`/test/runs/${id}/`, {method: "DELETE"});
-  let before = null;
-  for (;;) {
-    const answer = await fetch(`/live/runs/${encodeURIComponent(id)}/`);
-    const run = await answer.json();
-    if (!answer.ok) return sayOfRun(run.detail);
-    const at = performance.now();
-    if (!run.requests_per_second && before && at > before.at) {
-      run.requests_per_second = (run.sent - before.sent) * 1000 / (at - before.at);
+// Watching
+
+const state = find("[data-state]");
+const pause = find("[data-pause]");
+let isPaused = false;
+let wake = () => {};
+
+function say(word, text) {
+  state.hidden = false;
+  state.dataset.state = word;
+  if (state.textContent !== text) state.textContent = text;
+}
+
+async function ask() {
+  const answer = await fetch(main.dataset.live, {headers: {Accept: "text/html"}, signal: AbortSignal.timeout(20000)});
+  if (answer.status === 503) return null;
+  if (!answer.ok || answer.redirected) throw new Error(answer.statusText);
+  return new DOMParser().parseFromString(await answer.text(), "text/html");
+}
+
+const woken = () => new Promise((resolve) => { wake = resolve; });
+
+async function watch() {
+  for (let failures = 0; ;) {
+    while (document.hidden || isPaused) await woken();
+    try {
+      const parts = await ask();
+      if (parts && !isPaused) show(parts);
+      failures = 0;
+      if (!isPaused) say("live", "live");
+    } catch {
+      failures += 1;
+      if (failures > 1) say("silent", "The service does not answer: these are the last figures known.");
     }
-    before = {at, sent: run.sent};
-    showRun(run);
-    const open = run.status === "queued" || run.status === "running";
-    cancel.hidden = !open;
-    if (!open) return refreshRuns();
-    await new Promise((resolve) => setTimeout(resolve, 500));
+    const usual = find("#run[data-open]") ? 500 : 1000;
+    await Promise.race([wait(Math.min(15000, usual * 2 ** failures)), failures ? woken() : wait(15000)]);
   }
 }
 
-async function refreshRuns() {
-  const text = await (await fetch("/runs/")).text();
-  const fresh = new DOMParser().parseFromString(text, "text/html").querySelector("[data-runs]");
-  if (fresh) find("[data-runs]").replaceWith(fresh);
-  localTimes();
+// What a bar stands for, beside the chart
+
+let tipped = null;
+
+function tip(bar) {
+  const shown = bar && bar.closest("figure").querySelector("[data-tip-for]");
+  if (!shown) return;
+  tipped = bar.dataset.key;
+  shown.textContent = `${bar.dataset.tip}, ${bar.dataset.at ? localTime(bar.dataset.at, "hour") : bar.dataset.name}`;
 }
 
-async function tryRun(event) {
-  event.preventDefault();
-  const button = find("#try button");
-  button.disabled = true;
-  try {
-    const answer = await fetch(`/test/${encodeURIComponent(event.target.n.value)}/`,
-      {method: "POST", headers: {Prefer: "respond-async"}});
-    const run = await answer.json();
-    if (!answer.ok) return sayOfRun(run.detail);
-    // The run has its own address, to be sent to a colleague.
-    history.replaceState(null, "", "/runs/?" + new URLSearchParams({run: run.id}));
-    await follow(run.id);
-  } catch {
-    sayOfRun("The service does not answer.");
-  } finally {
-    button.disabled = false;
-    find("[data-cancel]").hidden = true;
+document.addEventListener("pointerover", (event) => {
+  const bar = event.target.closest ? event.target.closest("[data-tip]") : null;
+  if (bar) tip(bar);
+  else tipped = null;
+});
+
+document.addEventListener("keydown", (event) => {
+  const search = find("input[type=search]");
+  const isTyping = event.target.closest("input, select, textarea");
+  if (event.key === "/" && search && !isTyping && !event.ctrlKey && !event.metaKey && !event.altKey) {
+    event.preventDefault();
+    search.select();
   }
-}
+});
 
-localTimes();
-if (find("#live[data-live=on]")) keepUpdating();
-if (find("#try")) {
-  find("#try").hidden = false;
-  find("#try").addEventListener("submit", tryRun);
-  const run = new URLSearchParams(location.search).get("run");
-  if (run) follow(run).catch(() => sayOfRun("The service does not answer."));
+localTimes(document);
+if (main) {
+  pause.hidden = false;
+  pause.addEventListener("click", () => {
+    isPaused = !isPaused;
+    pause.setAttribute("aria-pressed", String(isPaused));
+    say(isPaused ? "paused" : "live", isPaused ? "paused" : "live");
+    wake();
+  });
+  document.addEventListener("visibilitychange", () => wake());
+  watch();
 }

@@ -1,0 +1,119 @@
+"""The first page: how much is going on, and the hottest URLs or sections of a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from hitledger.errors import QueryError
+from hitledger.report import Page, Query
+from hitledger.web.addresses import (
+    ROWS_SHOWN,
+    chart_kind_of,
+    crumbs_of,
+    link_of,
+    live_link,
+    period_link,
+    query_of,
+    rank_of,
+    until_of,
+    url_link,
+)
+from hitledger.web.chart import is_within
+from hitledger.web.desk import Desk
+from hitledger.web.rows import TableRow, percent, rows_of_page
+from hitledger.web.shown import Shown
+from hitledger.web.treemap import Tile, tiles_of
+
+PERIODS = (("all", "All time"), ("hour", "This hour"), ("day", "Today"), ("month", "This month"))
+KINDS_SHOWN = (("hour", "Hours"), ("day", "Days"), ("month", "Months"))
+FEW_URLS = 3
+"""Up to so many, a newcomer is told how to go on."""
+
+
+@dataclass(frozen=True)
+class Area:
+    """A section in the map: its tile and its row; no row for all that is not among the rows."""
+
+    tile: Tile
+    row: TableRow | None
+    requests: int
+    share: float
+
+
+def now_context(desk: Desk, texts: dict[str, str]) -> dict[str, Any]:
+    """Return what the first page shows at an address."""
+    look = desk.look()
+    shown: Shown[Page]
+    try:
+        query, by = query_of(texts), chart_kind_of(texts)
+        shown = look.read(query, lambda: desk.services.reports.page(query))
+    except QueryError as error:
+        query, by, shown = Query(limit=ROWS_SHOWN), "hour", Shown(None, f"{error.parameter}: {error.message}", 422)
+    page, rank = shown.report, rank_of(texts)
+    rows = rows_of_page(page, rank, desk.recent, up_to_now=_is_of_now(query)) if page else []
+    typed = texts.get("search", "")
+    return {
+        **look.frame(None if query.group is not None else by),
+        "status": shown.status,
+        "parts": ("overview.html", "rows.html") if not query.cursor else ("overview.html",),
+        "live": live_link("/live/", texts),
+        "shown": shown,
+        "query": query,
+        "by": by,
+        "texts": texts,
+        # As it was typed, unless that could turn the page's own text around.
+        "typed": typed if typed.isprintable() else query.search,
+        "until": until_of(query),
+        "page": page,
+        "rows": rows,
+        "areas": _areas_of(page, rows) if page and not query.cursor else [],
+        "crumbs": crumbs_of(query),
+        "periods": PERIODS,
+        "kinds": KINDS_SHOWN,
+        "following": _following(query, page, rank),
+        "exports": urlencode(query.rows_parameters),
+        "is_new": not shown.error and _is_new(query, page),
+        "chart_link": lambda period: period_link(query, period),
+        "link": link_of,
+        "url_link": url_link,
+        "is_within": is_within,
+    }
+
+
+def _is_of_now(query: Query) -> bool:
+    return query.at is None and query.end is None
+
+
+def _is_new(query: Query, page: Page | None) -> bool:
+    return (
+        page is not None and not query.rows_parameters and page.total_urls is not None and page.total_urls <= FEW_URLS
+    )
+
+
+def _areas_of(page: Page, rows: Sequence[TableRow]) -> list[Area]:
+    """Return the map of a section's parts; what the rows do not hold is one area, the last."""
+    if page.width != 3 or len(rows) < 2:
+        return []
+    whole = page.section.requests if page.section else page.total_requests
+    rest = max(0, whole - sum(row.requests for row in rows)) if page.cursor else 0
+    named: list[TableRow | None] = list(rows)
+    if rest:
+        named.append(None)
+    values = [row.requests if row else rest for row in named]
+    order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
+    tiles = tiles_of([values[index] for index in order])
+    return [
+        Area(tile, named[index], values[index], percent(values[index], whole))
+        for tile, index in zip(tiles, order, strict=False)
+    ]
+
+
+def _following(query: Query, page: Page | None, rank: int) -> str:
+    if page is None or page.cursor is None:
+        return ""
+    following = {**query.parameters, "cursor": page.cursor, "rank": str(rank + len(page.flat) // page.width)}
+    following.pop("limit", None)
+    return "/?" + urlencode(following)
