@@ -88,7 +88,9 @@ WAYS = [
     ("GET", "/stats/url?url=/a", {"stats:read"}), ("GET", "/stats/export", {"stats:read"}),
     ("GET", "/", {"stats:read"}), ("GET", "/live/", {"stats:read"}), ("GET", "/url?url=/a", {"stats:read"}),
     ("GET", "/runs/", {"stats:read", "test:run"}), ("GET", "/test/runs/", {"stats:read", "test:run"}),
-    ("GET", "/test/runs/x/", {"stats:read", "test:run"}), ("GET", "/live/runs/x/", {"stats:read", "test:run"}),
+    ("GET", "/test/runs/x/", {"stats:read", "test:run"}), ("GET", "/live/runs/", {"stats:read", "test:run"}),
+    ("GET", "/live/url?url=/a", {"stats:read"}), ("GET", "/stats/history", {"stats:read"}),
+    ("POST", "/runs/", {"test:run"}), ("POST", "/runs/x/cancel/", {"test:run"}),
     ("POST", "/test/0/", {"test:run"}), ("DELETE", "/test/runs/x/", {"test:run"}),
 ]  # fmt: skip
 
