@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from hitledger import journal
@@ -13,11 +15,20 @@ from hitledger.settings import Settings
 
 def counts_of(store: LedgerStore) -> dict[str, int]:
     """Return hits by URL, over all shards, as the sorted sets hold them."""
-    found: dict[str, int] = {}
+    return _added_up(store, store.set_key)
+
+
+def routes_of(store: LedgerStore) -> dict[str, int]:
+    """Return hits by route, over all shards, as the sorted sets hold them."""
+    return _added_up(store, store.routes_key)
+
+
+def _added_up(store: LedgerStore, key_of: Callable[[int], str]) -> dict[str, int]:
+    found: Counter[str] = Counter()
     for shard in range(store.identity.shards):
-        pairs = store.reader(shard).zscan_iter(store.set_key(shard))
-        found |= {str(url): int(hits) for url, hits in pairs}
-    return found
+        for name, hits in store.reader(shard).zscan_iter(key_of(shard)):
+            found[str(name)] += int(hits)
+    return dict(found)
 
 
 class Books:
@@ -37,6 +48,10 @@ class Books:
     def counts(self) -> dict[str, int]:
         """Return hits by URL."""
         return counts_of(self.store)
+
+    def routes(self) -> dict[str, int]:
+        """Return hits by route."""
+        return routes_of(self.store)
 
     def files(self) -> list[Path]:
         """Return the journal files, oldest first."""

@@ -37,6 +37,7 @@ class Broken:
     data: bytes
     counts: dict[str, int] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
+    routes: dict[str, int] = field(default_factory=dict)
     damaged: int = 0
     lost: int = 0
     becomes: str = "posted"
@@ -82,6 +83,27 @@ def whole_files() -> Iterator[Broken]:
         "whole", "Every kind of record.", header() + A + A + B + C + kinds,
         counts={"/a": 2, "/b": 1, "/c": 1, "/x%0Ay": 1, "/": 1}, lines={"(unmatched)": 1, "(oversized)": 1},
     )  # fmt: skip
+    ours = header(version=2)
+    many = record(b"h3\0\0/a", b"x") + record(b"h1\0/<one>/\0/b", b"x") + record(b"h2\0/<one>/\0/\0c", b"x")
+    lines = record(b"u4\0\0", b"x") + record(b"o1\0/<one>/\0", b"x") + record(b"e5\0/<l>/\0/x%0Ay", b"x")
+    yield Broken("extended", "Every kind of record of a file of version 2.", ours + A + many + lines,
+                 {"/a": 4, "/b": 1, "/%00c": 2, "/x%0Ay": 5}, {"(unmatched)": 4, "(oversized)": 1},
+                 routes={"/<one>/": 4, "/<l>/": 5})  # fmt: skip
+    bad = [
+        b"h",
+        b"h0\0\0/a",
+        b"h-1\0\0/a",
+        b"h1e3\0\0/a",
+        b"h1000000001\0\0/a",
+        b"z1\0\0/a",
+        b"h1\0" + b"r" * 1025,
+        b"h",
+        b"h1\0/a",
+        b"h1\0" + b"r" * 1025 + b"\0/a",
+        b"h" + b"1" * 5000 + b"\0\0/a",
+    ]
+    yield Broken("extended-nonsense", "Extended records that say nothing that can be.",
+                 ours + b"".join(record(each, b"x") for each in bad) + A, {"/a": 1}, damaged=len(bad))  # fmt: skip
     yield Broken("no-records", "A header and no more.", header())
     yield Broken("lost", "Hits that could not be journalled.", header(lost=tally(7)) + A, {"/a": 1}, lost=7)
     yield Broken("odd-bytes", "Paths of bytes that mean something elsewhere.",
@@ -154,7 +176,7 @@ def broken_headers() -> Iterator[Broken]:
     flipped[30] ^= 0x01
     yield Broken("flipped-header", "A byte of the header is another.", bytes(flipped) + rest, ALL)
     yield Broken("garbage-tally", "The tally of lost hits is noise.", header(lost=b"\xff" * 20) + rest, ALL)
-    yield Broken("unknown-version", "A format of the future.", header(version=2) + rest, becomes="left alone")
+    yield Broken("unknown-version", "A format of the future.", header(version=3) + rest, becomes="left alone")
     yield Broken("other-header", "A copy under another name.", header(OTHER) + rest, becomes="left alone")
     yield Broken("foreign-name", "A file that somebody put there.", header() + rest, becomes="left alone",
                  file="copy-of-a.journal")  # fmt: skip

@@ -57,6 +57,7 @@ def test_a_broken_file_is_made_the_best_of(books: Books, case: dict[str, Any]) -
         poster.post_now()
         assert books.counts() == case["counts"] | {"/good": 1}
         assert books.store.totals().lines == case["lines"]
+        assert books.routes() == case["routes"]
         marks = marks_of(books, case)
         assert sum(mark.damaged for mark in marks) == case["damaged"]
         assert sum(mark.lost for mark in marks) == case["lost"]

@@ -63,6 +63,30 @@ def test_a_line_feed_in_a_path_forges_no_record(tmp_path: Path) -> None:
     assert record[16:] == b"e/a%0A0000000000000000h/admin"
 
 
+def test_hits_with_a_route_or_many_hits_have_files_of_their_version(tmp_path: Path) -> None:
+    """Whoever knows version 1 only finds no record of another kind in its files; nothing moves on twice."""
+    writer = JournalWriter(tmp_path)
+    writer.append(journal.PATH, b"/plain")
+    plain = {path.name for path in tmp_path.glob("*.journal")}
+    assert writer.append(journal.PATH, b"/a\nb", 3)
+    assert writer.append(journal.UNMATCHED_KIND, b"", route=b"/<any>")
+    assert writer.append(journal.PATH, b"/plain")
+    (extended,) = {path.name for path in tmp_path.glob("*.journal")} - plain
+    versions = {path.name: path.read_bytes().split()[1] for path in tmp_path.glob("*.journal")}
+    assert versions == {plain.pop(): b"1", extended: b"2"}
+    bodies = [record[16:] for record in records_of(tmp_path) if record in (tmp_path / extended).read_bytes()]
+    assert bodies[-3:] == [b"xe3\0\0/a%0Ab", b"xu1\0/<any>\0", b"h/plain"]
+
+
+def test_many_hits_that_are_lost_are_lost_one_by_one(tmp_path: Path) -> None:
+    """A record that cannot be written is tallied with all the hits that it stood for."""
+    host = FullDisk()
+    writer = JournalWriter(tmp_path, host=host)
+    host.full = True
+    assert not writer.append(journal.PATH, b"/a", 1000)
+    assert writer.lost == 1000
+
+
 def test_threads_share_one_file(tmp_path: Path) -> None:
     """Eight threads leave every record of theirs whole in one file."""
     writer = JournalWriter(tmp_path)

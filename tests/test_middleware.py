@@ -182,11 +182,11 @@ class BrokenJournal(JournalWriter):
 
     tried = False
 
-    def append(self, kind: bytes, path: bytes) -> bool:
+    def append(self, kind: bytes, path: bytes, hits: int = 1, route: bytes = b"") -> bool:
         """Lose the hit."""
-        del kind, path
+        del kind, path, route
         self.tried = True
-        self.lost += 1
+        self.lost += hits
         return False
 
     @property

@@ -5,7 +5,7 @@ import string
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hitledger.paths import LINES, canonical, path_of, url_of
+from hitledger.paths import LINES, canonical, path_of, route_of, url_of
 
 UNRESERVED = set(string.ascii_letters + string.digits + "-._~/%")
 
@@ -54,3 +54,19 @@ def test_merging_slashes(path: bytes) -> None:
 def test_an_empty_path_is_the_root() -> None:
     """A request without any path counts as one for the root."""
     assert url_of(b"") == "/"
+
+
+@given(st.text())
+def test_a_route_is_plain(template: str) -> None:
+    """Whatever a framework calls a route, it is kept as printable ASCII without spaces, and stays what it is."""
+    route = route_of(template)
+    assert all(0x20 < byte < 0x7F for byte in route)
+    assert len(route) <= 1024
+    assert route_of(route.decode()) == route
+
+
+def test_a_route_stays_readable() -> None:
+    """The ways in which frameworks write templates are kept as they are."""
+    for template in ("/api/<int:id>/", "/api/{id}", "^api/(?P<id>[0-9]+)/$", "/files/{path:path}", "/a/*rest"):
+        assert route_of(template).decode() == template
+    assert route_of("/caf\u00e9/<a b>\n") == b"/caf%C3%A9/<a%20b>%0A"

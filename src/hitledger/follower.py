@@ -26,8 +26,11 @@ from hitledger.errors import DamagedHeaderError, JournalError
 from hitledger.host import Host
 from hitledger.journal import (
     ENCODED,
+    EXTENDED,
     HEADER_BYTES,
     JOURNAL_NAME,
+    MOST_HITS,
+    MOST_ROUTE_BYTES,
     OVERSIZED_KIND,
     PATH,
     UNMATCHED_KIND,
@@ -75,25 +78,43 @@ class Taken:
     """One table a shard: hour -> hits."""
 
 
+Meaning = tuple[bool, str, int, str]
+"""What one record stands for: whether it is on a line, the URL or line, how many hits, their route if it is known."""
+
+
 class UrlTable:
-    """What record bodies mean: a cache of body -> (is a line, URL or line)."""
+    """What record bodies mean, remembered."""
 
     def __init__(self, *, merge_trailing_slash: bool) -> None:
         self._merge = merge_trailing_slash
-        self._known: dict[bytes, tuple[bool, str] | None] = {}
+        self._known: dict[bytes, Meaning | None] = {}
 
-    def name_of(self, body: bytes) -> tuple[bool, str] | None:
-        """Return what a record's kind and path are counted under; None for an unknown kind."""
+    def meaning_of(self, body: bytes) -> Meaning | None:
+        """Return what a record's kind and path stand for; None for an unknown kind."""
         try:
             return self._known[body]
         except KeyError:
             if len(self._known) >= URL_CACHE_ENTRIES:
                 self._known.clear()
-            name = self._known[body] = self._read(body)
-            return name
+            meaning = self._known[body] = self._read(body)
+            return meaning
 
-    def _read(self, body: bytes) -> tuple[bool, str] | None:
-        kind, path = body[:1], body[1:]
+    def _read(self, body: bytes) -> Meaning | None:
+        if body[:1] == EXTENDED:
+            return self._read_extended(body)
+        name = self._name_of(body[:1], body[1:])
+        return (*name, 1, "") if name else None
+
+    def _read_extended(self, body: bytes) -> Meaning | None:
+        parts = body[2:].split(b"\0", 2)
+        if len(parts) < 3 or not 1 <= len(parts[0]) <= len(str(MOST_HITS)) or len(parts[1]) > MOST_ROUTE_BYTES:
+            return None
+        name = self._name_of(body[1:2], parts[2])
+        if not name or not parts[0].isdigit() or not 1 <= int(parts[0]) <= MOST_HITS:
+            return None
+        return (*name, int(parts[0]), parts[1].decode("ascii", "replace"))
+
+    def _name_of(self, kind: bytes, path: bytes) -> tuple[bool, str] | None:
         if kind == PATH:
             return False, url_of(path, merge_trailing_slash=self._merge)
         if kind == ENCODED:
@@ -330,6 +351,7 @@ class Tally:
         self._distinct = [0] * shards
         self._urls = urls
 
+    # All routes of a call together are no more than its distinct records.
     def has_room(self, distinct: int) -> bool:
         """Tell whether so many more distinct URLs fit into one call to any shard."""
         return max(self._distinct) + distinct <= MOST_URLS_A_CALL
@@ -344,14 +366,17 @@ class Tally:
             except ValueError:  # nothing of it is whole, or its time is none
                 self.damaged += count
                 continue
-            name = self._urls.name_of(whole[16:])
-            if name is None or whole is not record:
+            meaning = self._urls.meaning_of(whole[16:])
+            if meaning is None or whole is not record:
                 self.damaged += count
-            if name is None:
+            if meaning is None:
                 continue
-            is_line, text = name
+            is_line, text, times, route = meaning
             shard = shard_of(text, shards) if shards > 1 else 0
             group = self.hits[shard].setdefault(hour, Hits())
+            count *= times  # noqa: PLW2901 - records become hits
+            if route:
+                group.routes[route] = group.routes.get(route, 0) + count
             table = group.lines if is_line else group.urls
             if text in table:
                 table[text] += count

@@ -8,11 +8,16 @@ is made whole under another name, locked, synced and only then renamed to
 so that a journal file without its writer's lock is one whose writer is gone or has moved on.
 
     offset 0    256 bytes of header, ASCII, padded with spaces:
-                "hitledger-journal 1 <born>-<id> <crc>" up to offset 192,
+                "hitledger-journal <version> <born>-<id> <crc>" up to offset 192,
                 then the count of hits that could not be journalled: 12 digits and their CRC-32
     offset 256  records, each:  \n <crc: 8 hex> <seconds since 1970: 8 hex> <kind: 1> <path>
                 crc is the CRC-32 of <born>-<id> and of all that follows it in the record, so that
                 no record of another file, in a block that the disk gave back, is taken for one
+
+A file of version 2 may hold extended records, too, with a kind of their own; a file without
+them is of version 1, so that a program that does not know them leaves alone what it cannot read:
+
+    <kind: x> <kind of the hits: 1> <hits, in decimal> \0 <route> \0 <path>
 
 A path that holds a line feed is written percent-encoded under a kind of its own, so a line
 feed always begins a record: a torn or flipped record spoils itself and none after it. Two
@@ -59,6 +64,12 @@ ENCODED = b"e"
 """Kind of a record that holds a path percent-encoded, because it has a line feed."""
 UNMATCHED_KIND = b"u"
 OVERSIZED_KIND = b"o"
+EXTENDED = b"x"
+"""Kind of a record that stands for many hits on one path, or knows their route."""
+PLAIN_VERSION, EXTENDED_VERSION = 1, 2
+MOST_HITS = 10**9
+"""Most hits of one record."""
+MOST_ROUTE_BYTES = 1024
 RECORD_HEAD_BYTES = 17
 """Bytes of a record between its line feed and its path: crc, seconds, kind."""
 
@@ -109,6 +120,7 @@ class JournalWriter:
         self._host = host or Host()
         self._write, self._now = self._host.write, self._host.now
         self._on_open = on_open
+        self._version = PLAIN_VERSION
         self._reset()
         _writers.add(self)
 
@@ -130,10 +142,15 @@ class JournalWriter:
         self.lost = 0
         """Hits that this process could not journal."""
 
-    def append(self, kind: bytes, path: bytes) -> bool:
-        """Note one hit; return False where it could not be journalled and was tallied as lost."""
+    def append(self, kind: bytes, path: bytes, hits: int = 1, route: bytes = b"") -> bool:
+        """Note hits on a path, as one; return False where they could not be journalled and were tallied as lost.
+
+        `hits` are 1 to `MOST_HITS`; a route is as `paths.route_of` makes it, empty where none is known.
+        """
         if b"\n" in path:
             kind, path = ENCODED, quote_from_bytes(path, safe="/").encode()
+        if route or hits != 1:
+            kind, path = EXTENDED, self._extended(kind, path, hits, route)
         # The mask keeps records whole where a clock stands outside 1970 to 2106.
         body = b"%08x%b%b" % (int(self._now()) & 0xFFFFFFFF, kind, path)
         with self._lock:
@@ -149,7 +166,17 @@ class JournalWriter:
                 self._seal("a write was cut short")
             except OSError as error:
                 self._seal(str(error))
-            return self._append_to_new_file(body)
+            return self._append_to_new_file(body, hits)
+
+    def _extended(self, kind: bytes, path: bytes, hits: int, route: bytes) -> bytes:
+        """Return what an extended record has behind its kind, and see to it that the file may hold it."""
+        assert 1 <= hits <= MOST_HITS
+        assert len(route) <= MOST_ROUTE_BYTES
+        with self._lock:
+            if self._version < EXTENDED_VERSION:
+                self._version = EXTENDED_VERSION
+                self._end_file()
+        return b"%b%d\0%b\0%b" % (kind, hits, route, path)
 
     @property
     def writable(self) -> bool:
@@ -217,7 +244,7 @@ class JournalWriter:
         elif self._host.monotonic() - self._opened > MOST_FILE_SECONDS:
             self._move_on()
 
-    def _append_to_new_file(self, body: bytes) -> bool:
+    def _append_to_new_file(self, body: bytes, hits: int) -> bool:
         if self._host.monotonic() >= self._retry_at and not self._over_cap:
             try:
                 self._open()
@@ -236,13 +263,10 @@ class JournalWriter:
                     log.error("hits are being lost: the journal cannot be written: %s", error)  # noqa: TRY400
             self._failing = True
             self._retry_at = self._host.monotonic() + RETRY_SECONDS
-        self._tally()
-        return False
-
-    def _tally(self) -> None:
-        self.lost += 1
-        self._untold += 1
+        self.lost += hits
+        self._untold += hits
         self._tell()
+        return False
 
     def _tell_in_some_file(self) -> None:
         if self._untold and self._tally_fd < 0 and self.writable:
@@ -269,7 +293,7 @@ class JournalWriter:
             # Two descriptors: on Linux, pwrite(2) to an O_APPEND file appends, whatever its offset.
             flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
             fds.append(host.open(new, flags | os.O_CREAT | os.O_EXCL, 0o600))
-            header = make_header(name)
+            header = make_header(name, version=self._version)
             if host.write(fds[0], header) != len(header):
                 raise OSError(errno.ENOSPC, "no room for a journal file's header")
             fds.append(host.open(new, flags | os.O_APPEND))
@@ -342,9 +366,9 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def make_header(name: str, lost: int = 0) -> bytes:
+def make_header(name: str, lost: int = 0, version: int = PLAIN_VERSION) -> bytes:
     """Return the 256 bytes that a journal file begins with."""
-    words = f"hitledger-journal 1 {name} ".encode()
+    words = f"hitledger-journal {version} {name} ".encode()
     head = words + b"%08x" % crc32(words)
     return (head.ljust(TALLY_OFFSET) + make_tally(lost)).ljust(HEADER_BYTES)
 
@@ -380,7 +404,7 @@ def _parse_header(data: bytes) -> JournalHeader:
     version, name, crc = match.groups()
     if crc32(data[: match.start(3)]) != int(crc, 16):
         raise DamagedHeaderError("A journal file has a damaged header.")
-    if version != b"1":
+    if int(version) not in (PLAIN_VERSION, EXTENDED_VERSION):
         raise JournalError(f"A journal file has format {version.decode()}, which this version does not know.")
     return JournalHeader(name.decode(), read_tally(data[TALLY_OFFSET : TALLY_OFFSET + TALLY_BYTES]))
 

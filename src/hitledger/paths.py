@@ -9,7 +9,9 @@ look like one of the `LINES`, which begin with a parenthesis.
 
 from __future__ import annotations
 
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from urllib.parse import quote, quote_from_bytes, unquote_to_bytes
+
+from hitledger.journal import MOST_ROUTE_BYTES
 
 UNMATCHED = "(unmatched)"
 """Where requests to no route (404) or with a wrong method (405) are counted."""
@@ -17,6 +19,9 @@ OVERSIZED = "(oversized)"
 """Where requests whose path is longer than the limit are counted."""
 OVERFLOW = "(overflow)"
 """Where hits on new URLs are counted once the ledger holds as many as it may."""
+NO_ROUTE = "(no route)"
+"""Where reports by route count what has no route that anyone knows."""
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 LINES = (UNMATCHED, OVERSIZED, OVERFLOW)
 """The lines that stand beside the URLs in every report."""
 
@@ -42,3 +47,8 @@ def path_of(url: str) -> bytes:
 def canonical(url: str) -> str:
     """Return the canonical form of a URL that a person or a program typed."""
     return url_of(path_of(url))
+
+
+def route_of(template: str) -> bytes:
+    """Return a route's template as it is kept: printable ASCII without spaces, everything else percent-encoded."""
+    return quote(template, safe=_PRINTABLE, errors="replace").encode()[:MOST_ROUTE_BYTES]

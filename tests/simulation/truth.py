@@ -19,17 +19,31 @@ TALLY = slice(192, 212)
 
 NOWHERE = 1 << 60
 
-Cell = tuple[int, bool, str]
-"""Where a hit is counted: hour, whether it is a line, URL or line."""
+Cell = tuple[int, str, str]
+"""Where a hit is counted: hour, "url", "line" or "route", and which."""
 
 
 class Hit(NamedTuple):
-    """What a request is noted as, and what it must be counted under."""
+    """What a request is noted as, and what it must be counted under; or several as one."""
 
     kind: bytes
     path: bytes
     is_line: bool
     name: str
+    hits: int = 1
+    route: str = ""
+
+    def cells(self, hour: int) -> Counter[Cell]:
+        """Return where it is counted, and how often."""
+        found: Counter[Cell] = Counter({(hour, "line" if self.is_line else "url", self.name): self.hits})
+        if self.route:
+            found[hour, "route", self.route] = self.hits
+        return found
+
+
+def hits_in(cells: Counter[Cell]) -> int:
+    """Return the hits of cells: those of routes are counted elsewhere, too."""
+    return sum(hits for (_, kind, _), hits in cells.items() if kind != "route")
 
 
 HITS = (
@@ -46,6 +60,10 @@ HITS = (
     Hit(b"h", b"/api/" + b"long/" * 20, False, "/api/" + "long/" * 20),
     Hit(b"u", b"", True, "(unmatched)"),
     Hit(b"o", b"", True, "(oversized)"),
+    Hit(b"h", b"/api/17", False, "/api/17", route="/api/<id>"),
+    Hit(b"h", b"/api/\x00\n", False, "/api/%00%0A", 3, "/api/<id>"),
+    Hit(b"h", b"/jobs/mail", False, "/jobs/mail", 1_000_000),
+    Hit(b"u", b"", True, "(unmatched)", 7, "/<path:any>"),
 )
 """Requests that the simulation makes; the first ones are the hot ones."""
 
@@ -61,7 +79,7 @@ class Record(NamedTuple):
     start: int
     data: bytes
     shard: int
-    cell: Cell
+    cells: Counter[Cell]
 
 
 class JournalLog:
@@ -116,7 +134,11 @@ class JournalLog:
     def expected(self, shard: int, low: int, high: int) -> Counter[Cell]:
         """Return what a batch over a range of the file must hold for a shard."""
         first, last = bisect_left(self.starts, low), bisect_left(self.starts, high)
-        return Counter(record.cell for record in self.records[first:last] if record.shard == shard)
+        found: Counter[Cell] = Counter()
+        for record in self.records[first:last]:
+            if record.shard == shard:
+                found.update(record.cells)
+        return found
 
     def behind(self, shard: int, offset: int, end: int = NOWHERE) -> list[Record]:
         """Return the records of a shard from an offset on, up to another, that must not stay uncounted."""

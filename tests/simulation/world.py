@@ -20,7 +20,7 @@ from tests.simulation.filesystem import FileSystem, Inode
 from tests.simulation.ledger import ModelLedger, ModelStore, Replica, Shard
 from tests.simulation.machine import ERRORS, Killed, Machine, ModelHost, Violation
 from tests.simulation.profile import Profile
-from tests.simulation.truth import HITS, NOWHERE, Cell, Hit, JournalLog, Record, shard_of
+from tests.simulation.truth import HITS, NOWHERE, Cell, Hit, JournalLog, Record, hits_in, shard_of
 
 PLENTY = 1 << 50
 BORN = 1_790_000_000.0
@@ -223,12 +223,12 @@ class World:
             host = process.host
             host.hit_seconds, host.hit, host.taken = None, hit, 0
             refused = host.refused
-            journalled = process.writer.append(hit.kind, hit.path)
+            journalled = process.writer.append(hit.kind, hit.path, hit.hits, hit.route.encode())
             host.hit = None
             if journalled != host.taken:
                 raise Violation(f"append returned {journalled}, and the journal took the hit {host.taken} times")
             if not journalled:
-                process.lost += 1
+                process.lost += hit.hits
                 if host.refused == refused and host.can_tell and process.busy <= {"hit"}:
                     self.judge_losses(process)
             elif self.profile.sync == "each":
@@ -295,8 +295,8 @@ class World:
 
     def journalled(self, inode: Inode, start: int, data: bytes, hit: Hit, seconds: float) -> None:
         """Note that a journal file took a whole record."""
-        cell = ((int(seconds) & 0xFFFFFFFF) // 3600, hit.is_line, hit.name)
-        inode.log.add(Record(start, bytes(data), shard_of(hit.name, self.profile.shards), cell))
+        cells = hit.cells((int(seconds) & 0xFFFFFFFF) // 3600)
+        inode.log.add(Record(start, bytes(data), shard_of(hit.name, self.profile.shards), cells))
 
     def judge_booking(self, machine: Machine, shard: Shard, batch: Batch, expected: Counter[Cell]) -> None:
         """Judge a batch that a shard is about to book."""
@@ -304,18 +304,18 @@ class World:
         before, wanted = shard.marks.get(batch.journal), batch.wanted
         booked: Counter[Cell] = Counter()
         for hour, group in batch.hits.items():
-            booked.update({(hour, False, url): hits for url, hits in group.urls.items()})
-            booked.update({(hour, True, line): hits for line, hits in group.lines.items()})
+            for kind, table in (("url", group.urls), ("line", group.lines), ("route", group.routes)):
+                booked.update({(hour, kind, name): hits for name, hits in table.items()})
         lost = wanted.lost - (before.lost if before else 0)
         if booked - expected or (booked != expected and not log.has_twin):
             if booked or lost <= 0:
                 more, less = dict(booked - expected), dict(expected - booked)
                 raise Violation(f"{batch.journal} shard {shard.number}: booked too much {more}, too little {less}")
             told = max(0, max(log.lost, log.told) - (before.lost if before else 0)) if shard.number == 0 else 0
-            self._judge_gap(machine, log, lost - told, expected.total())
+            self._judge_gap(machine, log, lost - told, hits_in(expected))
         elif lost > max(0, log.most_told - (before.lost if before else 0)) * (shard.number == 0) and not log.has_twin:
             raise Violation(f"{batch.journal} shard {shard.number}: {lost} hits are booked as lost that never were")
-        if wanted.hits - (before.hits if before else 0) != booked.total():
+        if wanted.hits - (before.hits if before else 0) != hits_in(booked):
             raise Violation(f"{batch.journal}: the watermark's hits do not add up")
         if wanted.offset > log.longest and not log.excused:
             raise Violation(f"{batch.journal}: the watermark stands past the file's end")
