@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pexpect
 import pytest
-from click.shell_completion import BashComplete
 from rich.console import Console
 from werkzeug.serving import make_server
 
-from hitledger.cli import commands
+from hitledger.cli.drawing import Glyphs, bar, draw, sparkline
 from hitledger.cli.remote import LedgerPlace, ServicePlace, View
-from hitledger.cli.top import FRAME_LINES, Screen
+from hitledger.cli.screen import Screen
 from hitledger.errors import ServiceError
 from hitledger.journal import PATH, JournalWriter
 from hitledger.settings import Settings
@@ -68,13 +68,20 @@ def drawn(screen: Screen) -> list[str]:
     """Return the lines that a screen of 80 by 24 shows."""
     console = Console(width=COLUMNS, height=LINES)
     with console.capture() as captured:
-        console.print(screen.draw(LINES - FRAME_LINES))
+        console.print(draw(screen, COLUMNS, LINES))
     return captured.get().splitlines()
+
+
+def view_of(rows: list[tuple[str, int]], second: int = 0, count: int | None = None) -> View:
+    """Return a look at rows, so many seconds after midnight."""
+    total = sum(hits for _, hits in rows)
+    at = datetime(2026, 11, 23, tzinfo=UTC) + timedelta(seconds=second)
+    return View(at, total, len(rows), rows, total, count)
 
 
 @pytest.mark.slow
 def test_top_on_a_terminal(settings: Settings) -> None:
-    """Rows climb by themselves; keys switch the period, filter while they are typed, pause and quit."""
+    """Rows climb by themselves; keys switch the period, filter while they are typed, open sections, pause and quit."""
     note(settings, b"/api/hot/", 3)
     note(settings, b"/api/cold/", 1)
     with on_a_terminal(environment_of(settings), "top") as child:
@@ -83,15 +90,37 @@ def test_top_on_a_terminal(settings: Settings) -> None:
         child.expect_exact("this hour")
         note(settings, b"/api/rising/", 9)
         child.expect_exact("/api/rising/")
+        child.expect_exact("requests/s")
         child.send("/col")
         child.expect_exact("filter: col")
         child.send("d\r")
-        child.expect_exact("filter: cold  /")
+        child.expect_exact("filter: cold   /")
         child.send("\x1b")
         child.expect_exact("/api/hot/")
-        child.send(" ")
+        child.send("s")
+        child.expect_exact("in /")
+        child.expect_exact("/api/")
+        child.send("\r")
+        child.expect_exact("in /api/")
+        child.expect_exact("/api/hot/")
+        child.send("h")
+        child.expect_exact("Any key goes back.")
+        child.send("x ")
         child.expect_exact("PAUSED")
         child.send("q")
+        child.expect(pexpect.EOF)
+        child.wait()
+        assert child.exitstatus == 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_top_and_the_terminal_as_it_was(settings: Settings) -> None:
+    """Ctrl-C ends it in good order, and what is typed afterwards is shown again."""
+    note(settings, b"/api/hot/", 1)
+    with on_a_terminal(environment_of(settings), "top") as child:
+        child.expect_exact("/api/hot/")
+        child.send("\x03")
+        child.expect_exact("\x1b[?1049l")
         child.expect(pexpect.EOF)
         child.wait()
         assert child.exitstatus == 0
@@ -100,27 +129,73 @@ def test_top_on_a_terminal(settings: Settings) -> None:
 def test_a_screen_fits() -> None:
     """Whatever the rows hold, 24 lines of 80 columns suffice, and a terminal gets no orders from them."""
     rows = [("/api/" + "x" * 2000, 9_007_199_254_740_991), ("/api/\x1b[2J\u202e/", 17), *[("/api/y/", 1)] * 30]
-    view = View(datetime(2026, 11, 23, tzinfo=UTC), 9_007_199_254_741_000, 50_000_000, rows)
-    lines = drawn(Screen(view=view, rate=123_456.7, error="The ledger cannot be reached. " * 9))
-    assert len(lines) <= LINES
-    assert max(map(len, lines)) <= COLUMNS
-    text = "\n".join(lines)
-    assert "9,007,199,254" in text
-    assert "\x1b" not in text
-    assert "\u202e" not in text
+    screen = Screen(view=view_of(rows), error="The ledger cannot be reached. " * 9, search="\x1b[2J" * 50)
+    screen.rates.extend(range(60))
+    for screen.typing, screen.helping in ((False, False), (True, False), (False, True)):
+        lines = drawn(screen)
+        assert len(lines) <= LINES
+        assert max(map(len, lines)) <= COLUMNS
+        text = "\n".join(lines)
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+    screen.helping = False
+    assert "9,007,199,254,740,991" in "\n".join(drawn(screen))
+
+
+def test_what_is_drawn_is_also_there_without_unicode() -> None:
+    """A terminal that only has ASCII gets bars and lines of ASCII."""
+    screen = Screen(view=view_of([("/api/a/", 8), ("/api/b/", 1)]))
+    screen.rates.extend([1.0, 2.0, 8.0])
+    assert draw(screen, COLUMNS, LINES, Glyphs.of("ascii")).plain.isascii()
+    assert sparkline([0, 4, 8], Glyphs().levels) == "▁▅█"
+    assert [bar(share, Glyphs().eighths) for share in (0, 0.0001, 0.5, 1)] == ["", "▏", "████", "████████"]
 
 
 def test_keys() -> None:
     """Each key does its own; while a filter is typed, letters are letters."""
     screen = Screen()
     screen.press("ps")
-    assert (screen.period, screen.parameters) == ("hour", {"period": "hour", "group": "2"})
+    assert (screen.period, screen.parameters) == ("hour", {"period": "hour", "group": "1", "prefix": "/"})
     screen.press("/qp\x7f")
     assert (screen.search, screen.typing, screen.ended) == ("q", True, False)
     screen.press("\r")
     assert screen.parameters == {"period": "hour", "search": "q"}
     screen.press("\x1b q")
     assert (screen.search, screen.paused, screen.ended) == ("", True, True)
+
+
+def test_arrows_choose_rows_and_walk_through_sections() -> None:
+    """The chosen row stays in sight; Enter opens its section, left goes up; a URL opens nothing."""
+    screen = Screen(sections=True)
+    screen.take(view_of([(f"/{number:02}/", 100 - number) for number in range(40)], count=40))
+    screen.press("\x1b[B" * 12, 10)
+    assert (screen.chosen, screen.first) == (12, 3)
+    screen.press("\x1b[6~k\x1bOA", 10)
+    assert (screen.chosen, screen.first) == (20, 13)
+    screen.press("\x1b[4~", 10)
+    assert screen.chosen == 39
+    screen.press("\x1b[1~\x1b[B\r", 10)
+    assert screen.parameters == {"group": "2", "prefix": "/01/"}
+    assert screen.view is None
+    screen.take(view_of([("/01/", 7)], count=1))
+    screen.press("\r")
+    assert screen.prefix == "/01/"
+    screen.press("\x1b[D")
+    assert screen.parameters == {"group": "1", "prefix": "/"}
+
+
+def test_rates_are_those_between_two_looks() -> None:
+    """All requests and each row have their rate; ordered by it, what rises fastest stands first."""
+    screen = Screen()
+    screen.take(view_of([("/a/", 1000), ("/b/", 10)]))
+    screen.take(view_of([("/a/", 1002), ("/b/", 30), ("/new/", 5)], second=2))
+    assert list(screen.rates) == [13.5]
+    assert screen.row_rates == {"/a/": 1.0, "/b/": 10.0}
+    assert screen.rows[0][0] == "/a/"
+    screen.press("o")
+    assert screen.rows[0][0] == "/b/"
+    screen.take(view_of([("/a/", 1)], second=3))  # another hour has begun
+    assert list(screen.rates) == [13.5]
 
 
 def test_what_was_read_stays_while_nothing_can_be(settings: Settings) -> None:
@@ -144,7 +219,9 @@ def test_over_http_it_is_the_same(settings: Settings) -> None:
     try:
         service = ServicePlace(f"http://127.0.0.1:{server.server_port}")
         for parameters in ({"search": "one"}, {"group": "2", "prefix": "/api/"}):
-            assert service.look(parameters).rows == LedgerPlace(settings).look(parameters).rows != []
+            here, there = LedgerPlace(settings).look(parameters), service.look(parameters)
+            assert there.rows == here.rows != []
+            assert (there.part_requests, there.row_count) == (here.part_requests, here.row_count)
         with pytest.raises(ServiceError, match="limit"):
             service.look({"limit": "0"})
         with pytest.raises(ServiceError, match="worker"):
@@ -156,10 +233,28 @@ def test_over_http_it_is_the_same(settings: Settings) -> None:
         app.extensions["hitledger"].counter.stop()
 
 
-def test_completion_knows_the_commands() -> None:
-    """A shell that asks gets the commands that begin so."""
-    shell = BashComplete(commands, {}, "hitledger", "_HITLEDGER_COMPLETE")
-    assert [each.value for each in shell.get_completions([], "to")] == ["top"]
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_a_shell_completes_commands_and_options() -> None:
+    """With the line of the docs in bash, Tab completes commands, options and the values that they take."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    child = pexpect.spawn(
+        "bash", ["--norc", "-i"], env={**os.environ, "PATH": path, "PS1": "ready> "}, encoding="utf-8"
+    )
+    try:
+        child.sendline('eval "$(_HITLEDGER_COMPLETE=bash_source hitledger)"')
+        child.expect_exact("hitledger)")
+        child.expect_exact("ready> ")
+        for typed, completed in (
+            ("hitledger to", "hitledger top "),
+            ("hitledger top --per", "hitledger top --period "),
+            ("hitledger top --period mo", "hitledger top --period month "),
+        ):
+            child.send(typed + "\t")
+            child.expect_exact(completed)
+            child.send("\x15")
+    finally:
+        child.close(force=True)
 
 
 @pytest.mark.slow

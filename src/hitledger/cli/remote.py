@@ -28,12 +28,18 @@ ANSWER_SECONDS = 15
 
 @dataclass(frozen=True)
 class View:
-    """One look at the counts: rows are names and requests, most requested first."""
+    """One look at the counts: rows are names and requests, most requested first.
+
+    `part_requests` are those of the section that was asked for, of all without one; `row_count`
+    says how many rows there are in all, where that is known.
+    """
 
     as_of: datetime
     total_requests: int
     total_urls: int | None
     rows: list[tuple[str, int]]
+    part_requests: int
+    row_count: int | None
 
 
 class Place(Protocol):
@@ -73,7 +79,9 @@ class LedgerPlace:
         page = self._reports.page(Query.read(parameters))
         names, hits = page.flat[:: page.width], page.flat[1 :: page.width]
         rows = list(zip(names, map(int, hits), strict=True))
-        return View(page.as_of, page.total_requests, page.total_urls, rows)
+        part = page.section.requests if page.section else page.total_requests
+        count = None if page.cursor else len(rows)
+        return View(page.as_of, page.total_requests, page.total_urls, rows, part, count)
 
     def start(self, requests: int) -> dict[str, Any]:
         """Start a test run."""
@@ -109,7 +117,10 @@ class ServicePlace:
             named = "sections" if "sections" in content else "urls"
             rows = [(str(row[named[:-1]]), int(row["requests"])) for row in content[named]]
             as_of = datetime.fromisoformat(content["as_of"])
-            return View(as_of, int(content["total_requests"]), content["total_urls"], rows)
+            total = int(content["total_requests"])
+            part = int(content.get("section", {}).get("requests", total))
+            count = None if content["next"] else len(rows)
+            return View(as_of, total, content["total_urls"], rows, part, count)
         except (KeyError, TypeError, ValueError):
             raise ServiceError(f"{self._url} does not answer as hitledger does.", "") from None
 
