@@ -5,13 +5,18 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from flask import Flask
+from flask.testing import FlaskClient
 
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
-from tests.support import Valkey
+from hitledger.web import create_app
+from tests.support import Clients, Valkey
 
 _prefixes = itertools.count()
 
@@ -45,3 +50,17 @@ def store(settings: Settings) -> Iterator[LedgerStore]:
     store = LedgerStore(settings)
     yield store
     store.close()
+
+
+@pytest.fixture
+def clients(settings: Settings) -> Iterator[Clients]:
+    """Make clients of services that have `settings` with changes; the services end with the test."""
+    apps: list[Flask] = []
+
+    def make(**changes: Any) -> FlaskClient:
+        apps.append(create_app(replace(settings, **changes)))
+        return apps[-1].test_client()
+
+    yield make
+    for app in apps:
+        app.extensions["hitledger"].counter.stop()

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import redis
+from flask.testing import FlaskClient
 
 from hitledger.embedded import valkey_binary
 
 Found = TypeVar("Found")
+Clients = Callable[..., FlaskClient]
+"""Makes clients of services, from changes to the settings."""
 
 
 def wait_until(found: Callable[[], Found | None], seconds: float = 20.0, pause: float = 0.01) -> Found:

@@ -5,44 +5,29 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
 from limits import parse
 from werkzeug.test import TestResponse
 
+from hitledger.apikeys import ApiKeys
 from hitledger.errors import SettingsError
+from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
-from hitledger.web import create_app
 from hitledger.web.limits import Limiter, Limits, Policy
 from hitledger.web.proxies import client_address, is_https
-from tests.support import Valkey
+from tests.support import Clients, Valkey
 
 Ask = Callable[..., TestResponse]
-Clients = Callable[..., FlaskClient]
 HIDDEN = {"limit_store_url": "redis://:sesame@127.0.0.1:1"}
 """A store that nobody runs."""
-
-
-@pytest.fixture
-def clients(settings: Settings) -> Iterator[Clients]:
-    """Make clients of services with limits."""
-    apps = []
-
-    def make(**changes: Any) -> FlaskClient:
-        apps.append(create_app(replace(settings, **changes)))
-        return apps[-1].test_client()
-
-    yield make
-    for app in apps:
-        app.extensions["hitledger"].counter.stop()
 
 
 def from_address(address: str, **headers: str) -> dict[str, Any]:
@@ -160,6 +145,20 @@ def test_a_client_is_a_network_of_ipv6(clients: Clients) -> None:
     assert [client.get("/stats/", **from_address(each)).status_code for each in (first, second)] == [200, 429]
     first, second = "192.0.2.1", "::ffff:192.0.2.1"
     assert [client.get("/stats/", **from_address(each)).status_code for each in (first, second)] == [200, 429]
+
+
+def test_an_api_key_is_a_client_wherever_it_is_used(clients: Clients, store: LedgerStore) -> None:
+    """Known clients are limited by who they are, not by where they are; guessing at keys is limited by address."""
+    keys = [ApiKeys(store).create(name, frozenset({"stats:read"}))[0] for name in ("one", "other")]
+    client = clients(auth="keys", limit_stats="1/hour", limit_login="2/hour")
+    for key in keys:
+        answers = [
+            client.get("/stats/", **from_address(address, Authorization=f"Bearer {key}"))
+            for address in ("192.0.2.1", "192.0.2.2")
+        ]
+        assert [answer.status_code for answer in answers] == [200, 429]
+    guesses = [client.post("/auth/key", data={"key": f"hlk_{number}"}) for number in range(3)]
+    assert [answer.status_code for answer in guesses] == [401, 401, 429]
 
 
 def test_nobody_escapes_by_a_header(clients: Clients) -> None:

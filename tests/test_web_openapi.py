@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
-from hitledger.settings import Settings
-from hitledger.web import create_app
 from hitledger.web.openapi import ANYWHERE
+from tests.support import Clients
+
+
+def document_of(client: FlaskClient) -> dict[str, Any]:
+    """Return a service's OpenAPI document."""
+    found: dict[str, Any] = json.loads(client.get("/openapi.json").get_data())
+    return found
 
 
 @pytest.fixture
-def client(settings: Settings) -> Iterator[FlaskClient]:
+def client(clients: Clients) -> FlaskClient:
     """A client of a service that lets test runs send 77 requests."""
-    app = create_app(replace(settings, test_max_requests=77))
-    yield app.test_client()
-    app.extensions["hitledger"].counter.stop()
+    return clients(test_max_requests=77)
 
 
 @pytest.fixture
 def document(client: FlaskClient) -> dict[str, Any]:
     """The OpenAPI document."""
-    found: dict[str, Any] = json.loads(client.get("/openapi.json").get_data())
-    return found
+    return document_of(client)
 
 
 def operations(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -64,3 +64,20 @@ def test_what_is_not_documented_is_not_there(client: FlaskClient) -> None:
     assert answer.status_code == 405
     assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
     assert client.post("/test/x/").status_code == 422
+
+
+def test_who_needs_a_key_is_told(clients: Clients) -> None:
+    """With authentication on, what needs a right says which, and how a missing key is answered; nothing else does."""
+    document = document_of(clients(auth="keys"))
+    needs = {
+        f"{method} {path}": operation["security"]
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        if "security" in operation
+    }
+    assert needs["post /test/{n}/"] == [{"bearer": ["test:run"]}]
+    assert needs["get /stats/"] == [{"bearer": ["stats:read"]}]
+    assert not {"get /api/", "get /livez", "get /readyz"} & set(needs)
+    assert {"401", "403"} <= set(document["paths"]["/stats/export"]["get"]["responses"])
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    assert "securitySchemes" not in document_of(clients())["components"]

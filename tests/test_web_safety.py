@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
 
 from hitledger.errors import SettingsError
 from hitledger.settings import Settings
-from hitledger.web import create_app
 from hitledger.web.safety import PAGE_HEADERS
-
-Clients = Callable[..., FlaskClient]
-
-
-@pytest.fixture
-def clients(settings: Settings) -> Iterator[Clients]:
-    """Make clients of services with changed settings."""
-    apps = []
-
-    def make(**changes: Any) -> FlaskClient:
-        apps.append(create_app(replace(settings, **changes)))
-        return apps[-1].test_client()
-
-    yield make
-    for app in apps:
-        app.extensions["hitledger"].counter.stop()
+from tests.support import Clients
 
 
 @pytest.mark.parametrize("path", ["/", "/url?url=/x", "/runs/", "/live/", "/docs/", "/openapi.json"])

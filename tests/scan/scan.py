@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from tests.support import free_port
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 ROOT = Path(__file__).parent.parent.parent
+URLS = 12_000
 MOST_GROWTH = 1.1
 """Memory after the last round over that after the first, when every cache is warm."""
 
@@ -71,6 +74,7 @@ def scan(plan: Plan, **settings: str) -> Verdict:
         }
         with Running([sys.executable, "-m", "hitledger", "serve"], environment) as service:
             service.line_with("Serving on")
+            _fill(port)
             while verdict.cases < plan.cases and not verdict.failures:
                 _round(plan, verdict, folder / "report.json", f"http://127.0.0.1:{port}")
                 verdict.memory_bytes.append(_memory_of(service))
@@ -104,7 +108,17 @@ def _round(plan: Plan, verdict: Verdict, report: Path, url: str) -> None:
     report.unlink()
 
 
+def _fill(port: int) -> None:
+    """Request so many URLs that pages and exports are as long as they get: else memory would grow with them."""
+    connection = HTTPConnection("127.0.0.1", port)
+    for number in range(URLS):
+        connection.request("GET", f"/api/filled/{number}/")
+        connection.getresponse().read()
+    connection.close()
+
+
 def _memory_of(service: Running) -> int:
-    """Return the resident bytes of the service's own processes; the ledger's grow with what it counts."""
+    """Return the bytes that the service's own processes hold; the ledger's grow with what it counts."""
     pids = set(service.left("hitledger")) - set(service.left("valkey-server"))
-    return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * os.sysconf("SC_PAGE_SIZE")
+    found = [re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text()) for pid in pids]
+    return sum(int(each[1]) for each in found if each) * 1024

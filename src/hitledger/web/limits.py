@@ -28,6 +28,7 @@ from hitledger.addresses import ONE, read_address
 from hitledger.clients import connection_options
 from hitledger.errors import SettingsError
 from hitledger.settings import Settings
+from hitledger.web.auth.principal import principal
 from hitledger.web.problems import problem
 from hitledger.web.proxies import client_address
 
@@ -168,7 +169,10 @@ class Limits:
 
 
 def client_of_request(settings: Settings) -> str:
-    """Return whose request this is: the client's address, or its network where it has a whole one of IPv6."""
+    """Return whose request this is: a known client's id, else its address, or its whole network of IPv6."""
+    who = principal()
+    if who.way in ("key", "token", "session"):
+        return who.id
     text = client_address(request.environ, settings.trusted_proxies)
     try:
         address = ip_address(text)

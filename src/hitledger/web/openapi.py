@@ -6,6 +6,7 @@ Left to itself it says that errors are lists in plain JSON, that an optional par
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from http import HTTPStatus
@@ -14,25 +15,44 @@ from typing import Any
 from flask_openapi3 import OpenAPI
 
 from hitledger.settings import Settings
+from hitledger.web.auth.endpoints import OPEN, needs_of
 
 ANYWHERE = (413, 414, 421, 422, 500)
 """What may be answered to any request: limits on its body, path, host and parameters, and a mistake of ours."""
 PROBLEM = {"$ref": "#/components/schemas/Problem"}
+ERROR = {"content": {"application/json": {"schema": PROBLEM}}}
 
 
 def describe(app: OpenAPI, settings: Settings) -> dict[str, Any]:
     """Return the application's OpenAPI document."""
     document: dict[str, Any] = deepcopy(app.api_doc)
     document["components"] = {name: part for name, part in document["components"].items() if part is not None}
+    if settings.auth_mode != "none":
+        _add_security(document, app)
     for operation in _operations(document):
         operation["parameters"] = [_parameter(each) for each in operation.get("parameters", [])]
         responses = operation["responses"]
         for status in ANYWHERE:
-            responses.setdefault(str(status), {"content": {"application/json": {"schema": PROBLEM}}})
+            responses.setdefault(str(status), ERROR)
         operation["responses"] = {status: _response(status, responses[status]) for status in sorted(responses)}
     (size,) = (each for each in document["paths"]["/test/{n}/"]["post"]["parameters"] if each["name"] == "n")
     size["schema"]["maximum"] = settings.test_max_requests
     return document
+
+
+def _add_security(document: dict[str, Any], app: OpenAPI) -> None:
+    """Say which operations need a key or token, which rights, and how one that is no good is answered."""
+    document["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, or a token of the issuer."}
+    }
+    for rule in app.url_map.iter_rules():
+        path = document["paths"].get(re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), {})
+        needs = needs_of(rule.endpoint)
+        for operation in (path[method.lower()] for method in rule.methods or () if method.lower() in path):
+            if needs != OPEN:
+                operation["security"] = [{"bearer": sorted(needs)}]
+                for status in (401, 403, 503):
+                    operation["responses"].setdefault(str(status), ERROR)
 
 
 def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
