@@ -36,5 +36,5 @@ VOLUME /data
 EXPOSE 5000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 \
-  CMD ["python", "-c", "import urllib.request as request; request.urlopen('http://127.0.0.1:5000/livez', timeout=2)"]
+  CMD ["python", "-c", "import os, urllib.request as request; request.urlopen('http://127.0.0.1:%s/livez' % (os.environ.get('HITLEDGER_ADMIN_PORT') or 5000), timeout=2)"]
 CMD ["hitledger", "web"]

@@ -154,7 +154,7 @@ class JournalWriter:
         # The mask keeps records whole where a clock stands outside 1970 to 2106.
         body = b"%08x%b%b" % (int(self._now()) & 0xFFFFFFFF, kind, path)
         with self._lock:
-            self.received += 1
+            self.received += hits
             record = b"\n%08x%b" % (crc32(body, self._salt), body)
             try:
                 if self._write(self._fd, record) == len(record):

@@ -160,7 +160,7 @@ def _is_alive(pid: str) -> bool:
 
 
 def check_port(settings: Settings) -> None:
-    """See that the service may listen where it should.
+    """See that the service may listen where it should, on its admin port too.
 
     Granian would share a port with anybody who lets it (SO_REUSEPORT), so this asks without.
 
@@ -169,13 +169,14 @@ def check_port(settings: Settings) -> None:
     """
     address = address_of(settings.host)
     deadline = time.monotonic() + PORT_SECONDS
-    while error := _refusal(address, settings.port):
-        if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
-            raise ServiceError(
-                f"Port {settings.port} on {settings.host} cannot be had: {error.strerror}.",
-                "Stop what listens there, or set HITLEDGER_PORT to another.",
-            ) from error
-        time.sleep(0.05)
+    for port, name in ((settings.port, "HITLEDGER_PORT"), (settings.admin_port, "HITLEDGER_ADMIN_PORT")):
+        while port and (error := _refusal(address, port)):
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                raise ServiceError(
+                    f"Port {port} on {settings.host} cannot be had: {error.strerror}.",
+                    f"Stop what listens there, or set {name} to another.",
+                ) from error
+            time.sleep(0.05)
 
 
 def _refusal(address: str, port: int) -> OSError | None:
@@ -253,9 +254,9 @@ def answers_http(settings: Settings) -> bool:
     try:
         with socket.socket(_family(address)) as connection:
             connection.settimeout(1.0)
-            connection.connect((address, settings.port))
+            connection.connect((address, settings.admin_port or settings.port))
             connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            return connection.recv(64).startswith(b"HTTP/1.1 200")
+            return connection.recv(64)[:12] in (b"HTTP/1.1 200", b"HTTP/1.0 200")
     except OSError:
         return False
 

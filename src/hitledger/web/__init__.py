@@ -13,6 +13,7 @@ from hitledger.middleware import CountHits
 from hitledger.report import Reports
 from hitledger.settings import Settings
 from hitledger.testrun.runs import Runs
+from hitledger.web.admin import build_admin_app, serve_admin
 from hitledger.web.api import AnythingConverter, api_blueprint
 from hitledger.web.auth import install_auth
 from hitledger.web.dashboard import dashboard_blueprint
@@ -35,13 +36,15 @@ def create_app(settings: Settings | None = None) -> Flask:
     """Build the service's WSGI application; its background posting starts here too.
 
     Raises:
-        SettingsError: a setting is wrong. LedgerError: no ledger is set.
+        SettingsError: a setting is wrong. LedgerError: no ledger is set. ServiceError: the admin port cannot be had.
     """
     settings = settings or Settings.from_environment()
     store = LedgerStore(settings)
     counter = HitCounter(settings, store)
     services = Services(settings, store, counter, Reports(store, settings, apart=True), Runs(settings, store))
     app = build_app(services)
+    if settings.admin_port is not None:
+        serve_admin(build_admin_app(services), settings.host, settings.admin_port)
     counter.start()
     return app
 
@@ -71,11 +74,14 @@ def build_app(services: Services) -> Flask:
         limits.guard(pages)
         app.register_blueprint(pages)
     app.register_blueprint(docs_blueprint(app, services.settings))
-    app.register_blueprint(metrics_blueprint(services))
     pages = dashboard_blueprint(services)
     limits.guard(pages)
     app.register_blueprint(pages)
-    for blueprint in (api_blueprint(), stats_api(services), runs_api(services), health_api(services)):
+    blueprints = [api_blueprint(), stats_api(services), runs_api(services)]
+    if services.settings.admin_port is None:
+        app.register_blueprint(metrics_blueprint(services))
+        blueprints.append(health_api(services))
+    for blueprint in blueprints:
         limits.guard(blueprint)
         app.register_api(blueprint)
     counted = CountHits(app.wsgi_app, services.counter)
