@@ -222,7 +222,7 @@ class Settings:
         "The audience that a program's token must name. Unset: the client id.",
     )
     oidc_algorithms: tuple[str, ...] = setting(
-        ("RS256", "PS256", "ES256", "Ed25519", "EdDSA"),
+        ("RS256", "PS256", "ES256", "Ed25519"),
         several(*ALGORITHMS),
         "How tokens may be signed; nothing else is accepted.",
     )

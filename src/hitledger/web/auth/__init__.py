@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from flask import Blueprint, Flask
 
 from hitledger.apikeys import ApiKeys, KeyChecker
+from hitledger.errors import SettingsError
 from hitledger.web.auth.guard import Guard
 from hitledger.web.auth.pages import key_pages
 from hitledger.web.auth.sessions import install_sessions
 from hitledger.web.services import Services
+
+OIDC_NEEDS = ("authlib", "joserfc", "requests")
 
 
 def install_auth(app: Flask, services: Services) -> list[Blueprint]:
@@ -20,8 +25,20 @@ def install_auth(app: Flask, services: Services) -> list[Blueprint]:
     settings = services.settings
     mode = settings.auth_mode
     keys = KeyChecker(ApiKeys(services.store))
-    Guard(settings, keys, None).install(app)
-    if mode == "none":
-        return []
+    if mode != "oidc":
+        Guard(settings, keys, None).install(app)
+        if mode == "none":
+            return []
+        install_sessions(app, settings)
+        return [key_pages(keys)]
+    if not all(map(find_spec, OIDC_NEEDS)):
+        raise SettingsError("HITLEDGER_AUTH=oidc needs packages that are missing.", "Install hitledger[oidc].")
+    from hitledger.web.auth.issuer import Issuer  # noqa: PLC0415 - whose libraries only sign-in there needs
+    from hitledger.web.auth.oidc import oidc_pages  # noqa: PLC0415 - as above
+    from hitledger.web.auth.tokens import TokenChecker  # noqa: PLC0415 - as above
+
+    issuer = Issuer(settings.oidc_issuer or "")
+    tokens = TokenChecker(settings, issuer)
+    Guard(settings, keys, tokens).install(app)
     install_sessions(app, settings)
-    return [key_pages(keys)]
+    return [oidc_pages(settings, issuer, tokens)]

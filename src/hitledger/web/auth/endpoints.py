@@ -33,6 +33,7 @@ NEEDS = {
     "auth.use_key": OPEN,
     "auth.callback": OPEN,
     "auth.sign_out": OPEN,
+    "auth.signed_out": OPEN,
     # Reports, and the pages made of them.
     "stats.stats": READERS,
     "stats.one_url": READERS,

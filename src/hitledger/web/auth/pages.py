@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from hitledger.apikeys import KeyChecker
 from hitledger.web.auth.sessions import begin
 
-MOST_PATH = 1000
+MOST_PATH = 800
 """Longer ones lead to the first page instead: they travel in a cookie."""
 _PATH = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
 HEADERS = {
