@@ -25,7 +25,7 @@ from hitledger.web.observed import Observed, observers
 from hitledger.web.problems import Problem, install_problems, validation_failed
 from hitledger.web.requests import install_request_checks
 from hitledger.web.runs import SizeConverter, runs_api
-from hitledger.web.safety import install_trusted_hosts
+from hitledger.web.safety import install_trusted_hosts, protect_pages
 from hitledger.web.services import Services
 from hitledger.web.stats import stats_api
 
@@ -72,6 +72,7 @@ def build_app(services: Services) -> Flask:
     limits = Limits(services.settings)
     for pages in install_auth(app, services):
         limits.guard(pages)
+        protect_pages(pages, services.settings)
         app.register_blueprint(pages)
     app.register_blueprint(docs_blueprint(app, services.settings))
     pages = dashboard_blueprint(services)

@@ -18,12 +18,6 @@ from hitledger.web.auth.sessions import begin
 MOST_PATH = 800
 """Longer ones lead to the first page instead: they travel in a cookie."""
 _PATH = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 
 
 def safe_path(text: str | None) -> str:
@@ -36,7 +30,7 @@ def safe_path(text: str | None) -> str:
 
 def page(status: int = 200, **context: object) -> Response:
     """Return the page about signing in."""
-    return Response(render_template("sign-in.html", **context), status, HEADERS)
+    return Response(render_template("sign-in.html", **context), status, {"Cache-Control": "no-store"})
 
 
 def key_pages(keys: KeyChecker) -> Blueprint:
