@@ -40,6 +40,7 @@ ROOMS = (
         "housekeeping",
         "bookkeeper",
         "audit",
+        "tree",
         "counting",
         "apikeys",
         "report",

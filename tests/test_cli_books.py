@@ -64,6 +64,14 @@ def test_reset_asks_and_then_starts_anew(books: Books) -> None:
     assert run(books.settings, "audit").return_value == 0
 
 
+def test_sections_are_kept_and_dropped(books: Books) -> None:
+    """`sections` brings a ledger to keep its sections, ends that, and says what there is."""
+    books.note(b"/a/b", b"/a/c")
+    books.poster.post_now()
+    for words, state in ((["keep"], "kept"), ([], "kept"), (["drop"], "absent"), (["status"], "absent")):
+        assert run(books.settings, "sections", *words).output.splitlines()[-1] == f"Sections are {state}."
+
+
 def test_export_writes_everything(books: Books, tmp_path: Path) -> None:
     """What is pending is posted first; a file and standard output get the same rows."""
     target = tmp_path / "out.csv"

@@ -15,6 +15,10 @@ MOST_URLS_A_CALL = 1000
 MOST_ROUTES = 10_000
 """Distinct routes of a shard; hits on others go to the route (overflow). Applications have a few hundred."""
 
+MOST_SECTIONS = 8
+"""Sections of a URL whose children are kept, the root among them, where a ledger keeps sections; `lua/post.lua` and
+`lua/fill.lua` know this number, too."""
+
 
 @dataclass(frozen=True)
 class Watermark:
@@ -143,6 +147,18 @@ class Totals:
                 if name.startswith("("):
                     lines[name] = lines.get(name, 0) + int(count)
         return cls(requests, sum(answers[1::2]), lines)
+
+
+def path_of(url: str) -> list[str]:
+    """Return the sections that a URL lies in, shortest first: the root, which is "", then "/", "/api/" ...
+
+    One more than `MOST_SECTIONS` of them at most. `lua/post.lua` has the same.
+    """
+    path, at = [""], url.find("/")
+    while 0 <= at < len(url) - 1 and len(path) <= MOST_SECTIONS:
+        path.append(url[: at + 1])
+        at = url.find("/", at + 1)
+    return path
 
 
 def shard_of(url: str, shards: int) -> int:

@@ -15,6 +15,10 @@ Keys; `{s}` is a shard's number in braces, so that all keys of a shard share a h
     <prefix>:{s}:routes                 sorted set  route -> hits, since the ledger began
     <prefix>:{s}:routes:hour:...        sorted set  the same for one period; also by day and month
     <prefix>:{s}:watermarks             hash        journal name -> `Watermark`
+    <prefix>:{s}:sections:<generation>  hash        where sections are kept: section -> URLs below it;
+    ...:under:/api/                     sorted set  a section's children -> hits; and, while a ledger is
+    ...:filled                          set         brought to have sections, the URLs that are in them.
+                                                    `sections` of the totals names the generation
 
 Guarantee: `LedgerStore.post` books a batch once, however often it is called and by however
 many, because the script compares the watermark with the batch's beginning and moves it to
@@ -27,7 +31,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -38,6 +42,7 @@ from hitledger.connections import Connections, Server, connect, server_errors
 from hitledger.dispatch import Command, error_in, script, send_scripts, send_together
 from hitledger.entries import (
     MOST_ROUTES,
+    MOST_SECTIONS,
     Batch,
     LedgerIdentity,
     Outcome,
@@ -45,6 +50,7 @@ from hitledger.entries import (
     Totals,
     Watermark,
     most_urls_of,
+    path_of,
 )
 from hitledger.errors import LedgerError, LedgerMismatchError
 from hitledger.findings import FAIL
@@ -54,6 +60,8 @@ from hitledger.settings import Settings
 FORMAT = "1"
 READING_SCRIPTS = ("page",)
 """The scripts that reading may need."""
+SWEPT_TOGETHER = 500
+"""Keys deleted by one command."""
 CONFIRM_MS = 500
 """How long a WAITAOF for the server's own disk may take."""
 REPLICAS_CONFIRM_MS = (20, 100, 1000)
@@ -76,6 +84,8 @@ class LedgerStore:
         self._identity: LedgerIdentity | None = None
         self._opening = threading.Lock()
         self._pid = os.getpid()
+        self._generations: dict[int, str] = {}
+        """Shards that keep sections, and which; as the posting script said last."""
 
     # Which ledger it is
 
@@ -103,6 +113,7 @@ class LedgerStore:
 
     def _open(self) -> LedgerIdentity:
         self._identity = None
+        self._generations.clear()
         with server_errors():
             for server in self._connections.servers():
                 if server.primary:
@@ -150,7 +161,8 @@ class LedgerStore:
 
     def _adopt(self, shard: int, identity: LedgerIdentity) -> None:
         keys = [self.totals_key(shard), self.watermarks_key(shard), self.set_key(shard)]
-        found = script("adopt")(self.poster(shard), keys, [identity.id, identity.shards])
+        generation = new_generation() if self._settings.keep_sections else ""
+        found = script("adopt")(self.poster(shard), keys, [identity.id, identity.shards, generation])
         if found != identity.id:
             raise LedgerMismatchError(
                 f"Shard {shard} holds counts of another ledger.",
@@ -178,6 +190,16 @@ class LedgerStore:
     def watermarks_key(self, shard: int) -> str:
         """Return the key of a shard's watermarks."""
         return self.key(f"{{{shard}}}", "watermarks")
+
+    def sections_key(self, shard: int, *words: str) -> str:
+        """Return the key of what a shard keeps of sections; the first word is the generation."""
+        return self.key(f"{{{shard}}}", "sections", *words)
+
+    def section_keys(self, shard: int, generation: str, urls: Collection[str]) -> list[str]:
+        """Return the keys that the scripts need for putting URLs into their sections."""
+        found = {section for url in urls for section in path_of(url)[:MOST_SECTIONS]} - {""}
+        words = [(), ("filled",), ("under", ""), *(("under", section) for section in sorted(found))]
+        return [self.sections_key(shard, generation, *each) for each in words]
 
     def reader(self, shard: int) -> redis.Redis:
         """Return the client that reads a shard."""
@@ -216,8 +238,21 @@ class LedgerStore:
 
         Every batch has its own outcome; an error of one shard does not stop the others.
         """
+        outcomes = self._post(batches)
+        unlike = [index for index, outcome in enumerate(outcomes) if outcome.word == "sections"]
+        if unlike:  # they are told how, and nothing was written
+            again = self._post([batches[index] for index in unlike])
+            for index, outcome in zip(unlike, again, strict=True):
+                outcomes[index] = outcome
+        return outcomes
+
+    def _post(self, batches: Sequence[Batch]) -> list[Outcome]:
         calls = [(batch.shard, self._post_command(batch)) for batch in batches]
-        return [_outcome(answer) for answer in send_scripts(self.poster, calls, ["post"])]
+        answers = send_scripts(self.poster, calls, ["post"])
+        for batch, answer in zip(batches, answers, strict=True):
+            if isinstance(answer, list) and answer[0] == "sections":
+                self._generations[batch.shard] = str(answer[1]).partition(" ")[0]
+        return [_outcome(answer) for answer in answers]
 
     def _post_command(self, batch: Batch) -> tuple[str | int, ...]:
         shard = batch.shard
@@ -239,14 +274,21 @@ class LedgerStore:
                 # Sorted, as the server keeps URLs of equal counts: neighbours are found in its caches.
                 for name, count in sorted(table.items()):
                     words += (name, count)
-        most_urls = most_urls_of(shard, self.identity.shards, self._settings.max_urls)
+        limits = str(most_urls_of(shard, self.identity.shards, self._settings.max_urls))
+        if has_routes:
+            limits += f" {MOST_ROUTES}"
+        if generation := self._generations.get(shard):
+            urls = {url for group in batch.hits.values() for url in group.urls}
+            section_keys = self.section_keys(shard, generation, urls)
+            keys += section_keys
+            limits += f" g{generation} {len(section_keys)}"
         head = (
             self.identity.id,
             batch.journal,
             batch.expected.encode() if batch.expected else "",
             batch.wanted.encode(),
             sum(group.total for group in batch.hits.values()),
-            f"{most_urls} {MOST_ROUTES}" if has_routes else most_urls,
+            limits,
             len(batch.hits),
         )
         return ("EVALSHA", script("post").sha, len(keys), *keys, *head, *words)
@@ -300,11 +342,34 @@ class LedgerStore:
                 books = self._books(shard)
                 names = self.reader(shard).scan_iter(self.key(f"{{{shard}}}", "*"), count=1000)
                 kept = {self.set_key(shard), self.totals_key(shard), self.watermarks_key(shard)}
-                keys = [self.totals_key(shard), self.set_key(shard), *sorted({str(name) for name in names} - kept)]
+                sections = self.sections_key(shard)
+                others = {str(name) for name in names if not str(name).startswith(sections)} - kept
+                keys = [self.totals_key(shard), self.set_key(shard), *sorted(others)]
                 lost, damaged = books.lost + books.before_lost, books.damaged + books.before_damaged
-                found = script("reset")(self.poster(shard), keys, [identity.id, lost, damaged])
+                found = script("reset")(self.poster(shard), keys, [identity.id, lost, damaged, new_generation()])
                 dropped += max(0, int(str(found)))
+                self.sweep_sections(shard)
         return dropped
+
+    def change_sections(self, shard: int, action: str, generation: str, *swept: str) -> str:
+        """Do what `lua/sections.lua` does, and return what the shard says of its sections then."""
+        keys = [self.totals_key(shard), self.set_key(shard), self.sections_key(shard, generation, "filled"), *swept]
+        answer = str(script("sections")(self.poster(shard), keys, [self.identity.id, action, generation]))
+        if answer == "stranger":
+            raise LedgerMismatchError(f"Shard {shard} holds counts of another ledger.")
+        return answer
+
+    def sweep_sections(self, shard: int) -> None:
+        """Delete what is left of sections that a shard does not keep any more, a few keys at a time."""
+        prefix = self.sections_key(shard, "")
+        old: dict[str, list[str]] = {}
+        for name in self.poster(shard).scan_iter(f"{prefix}*", count=1000):
+            generation = str(name).removeprefix(prefix).partition(":")[0]
+            old.setdefault(generation, []).append(str(name))
+            if len(old[generation]) == SWEPT_TOGETHER:
+                self.change_sections(shard, "sweep", generation, *old.pop(generation))
+        for generation, names in old.items():
+            self.change_sections(shard, "sweep", generation, *names)
 
     # Reading
 
@@ -367,11 +432,18 @@ class LedgerStore:
         self._connections.close()
 
 
+def new_generation() -> str:
+    """Return a name for sections that are begun now: microseconds since 1970."""
+    return str(time.time_ns() // 1000)
+
+
 def _outcome(answer: object) -> Outcome:
     if error := error_in(answer):
         return Outcome("unknown", error=error)
     assert isinstance(answer, list)
     word, text = answer
+    if word == "sections":
+        return Outcome(word)
     return Outcome(word, Watermark.decode(text) if text else None)
 
 

@@ -131,6 +131,11 @@ class Settings:
     retention_days: int = setting(92, integer(0, 3660), "How long counts by day are kept; 0 keeps none.", "days")
     retention_months: int = setting(60, integer(0, 1200), "How long counts by month are kept; 0 keeps none.", "months")
 
+    keep_sections: bool = setting(
+        False,
+        flag(),
+        "Whether a new ledger keeps its sections while posting, so that they come at once; it costs memory and time.",
+    )
     report_wait_seconds: int = setting(
         10, integer(0, 60), "How long a request waits for a report that must be added up first.", "seconds"
     )

@@ -23,6 +23,7 @@ COMMANDS = {
     "keys": "hitledger.cli.keys",
     "post": "hitledger.cli.books",
     "reset": "hitledger.cli.books",
+    "sections": "hitledger.cli.sections",
     "serve": "hitledger.cli.service",
     "settings": "hitledger.cli.about",
     "stats": "hitledger.cli.reports",

@@ -13,9 +13,14 @@
 --       A batch with routes says so in ARGV 6: "<most URLs> <most routes>". Then KEYS has the
 --       all-time routes in place 4 and the routes of each period behind its totals, and a group
 --         number of routes, each one's name and hits, behind its URLs
+--       For a shard that keeps sections, ARGV 6 goes on: "... g<generation> <number of keys>". The
+--       last so many KEYS are then the sections' numbers of URLs, the URLs that are in sections
+--       already (while that is not all of them), and the sets of children: that of the root, which
+--       is the section with the empty name, and those of all sections that the URLs lie in
 -- Returns {outcome, watermark found}: "posted"; "duplicate" (the batch is in already);
 --       "elsewhere" (the watermark is not where the batch begins); "stranger" (the shard
---       belongs to another ledger, or to none); "old" (a journal the ledger has forgotten)
+--       belongs to another ledger, or to none); "old" (a journal the ledger has forgotten);
+--       "sections" (the shard keeps others than the batch names; with what it says of them)
 -- Twice it changes nothing: the second call finds the watermark moved and sets it to the same
 --       value again, so that a WAITAOF behind it on the connection waits for a write.
 -- Every check comes before the first write: a script is atomic but not transactional.
@@ -30,7 +35,8 @@ local function demand(key, kind)
   end
 end
 
-local most_urls, most_routes = string.match(ARGV[6], '^(%d+) ?(%d*)$')
+local most_urls, most_routes, generation, section_keys = string.match(ARGV[6], '^(%d+) ?(%d*) ?g?(%d*) ?(%d*)$')
+local last_key = #KEYS - (tonumber(section_keys) or 0)
 local has_routes = most_routes ~= ''
 local head_keys, period_keys = has_routes and 4 or 3, has_routes and 3 or 2
 
@@ -40,7 +46,7 @@ demand(all, 'zset')
 if has_routes then
   demand(KEYS[4], 'zset')
 end
-for i = head_keys + 1, #KEYS, period_keys do
+for i = head_keys + 1, last_key, period_keys do
   demand(KEYS[i], 'zset')
   demand(KEYS[i + 1], 'hash')
   if has_routes then
@@ -48,7 +54,13 @@ for i = head_keys + 1, #KEYS, period_keys do
   end
 end
 
-local known = redis.call('HMGET', totals, 'ledger', 'floor', 'requests')
+local has_key = {}
+for i = last_key + 1, #KEYS do
+  demand(KEYS[i], ({'hash', 'set'})[i - last_key] or 'zset')
+  has_key[KEYS[i]] = true
+end
+
+local known = redis.call('HMGET', totals, 'ledger', 'floor', 'requests', 'sections')
 if known[1] ~= ARGV[1] then
   return {'stranger', ''}
 end
@@ -63,6 +75,11 @@ end
 if current == '' and known[2] and journal < known[2] then
   return {'old', ''}
 end
+local sections = known[4] or ''
+if generation ~= string.match(sections, '^%d*') then
+  return {'sections', sections}
+end
+local is_filling = string.match(sections, 'filling')
 
 -- Read the groups and check every number. `at` walks ARGV.
 local at = 7
@@ -112,6 +129,30 @@ if tonumber(known[3] or '0') + sum >= 9007199254740992 then
   error({err = 'HITLEDGER shard is full: 2^53 hits'})
 end
 
+-- The sections that a URL lies in, shortest first, the last of them without a set: see path_of
+-- in hitledger.entries, which has the same in Python.
+local MOST_SECTIONS = 8
+local url_numbers, filled, section_set = KEYS[last_key + 1], KEYS[last_key + 2], KEYS[last_key + 3]
+local function path_of(url)
+  local path, at = {''}, string.find(url, '/', 1, true)
+  while at and at < #url and #path <= MOST_SECTIONS do
+    path[#path + 1] = string.sub(url, 1, at)
+    at = string.find(url, '/', at + 1, true)
+  end
+  return path
+end
+local paths = {}
+for _, group in ipairs(generation == '' and {} or groups) do
+  for _, name in ipairs(group.urls.names) do
+    paths[name] = paths[name] or path_of(name)
+    for i = 1, math.min(#paths[name], MOST_SECTIONS) do
+      if not has_key[section_set .. paths[name][i]] then
+        error({err = 'HITLEDGER no key for a section of the batch'})
+      end
+    end
+  end
+end
+
 -- Past the cap, a URL that the ledger does not hold yet becomes "(overflow)".
 local room = tonumber(most_urls) - redis.call('ZCARD', all)
 local function move_overflow(group)
@@ -158,13 +199,16 @@ end
 -- Two commands for up to 2,500 URLs cost the server 30 % less than a ZINCRBY for each, and its
 -- append-only file half. Whole numbers below 2^53 pass between Lua and the server exactly.
 local BLOCK = 2500
-local function add_hits(set, counted)
+local function add_hits(set, counted, new)
   local names, hits = counted.names, counted.hits
   for first = 1, #names, BLOCK do
     local last = math.min(first + BLOCK - 1, #names)
     local scores = redis.call('ZMSCORE', set, unpack(names, first, last))
     local words = {}
     for i = first, last do
+      if new and not scores[i - first + 1] then
+        new[names[i]] = true
+      end
       words[#words + 1] = string.format('%.0f', tonumber(scores[i - first + 1] or 0) + hits[names[i]])
       words[#words + 1] = names[i]
     end
@@ -181,13 +225,50 @@ local function add_totals(name, group)
   end
 end
 
+-- Each section's set has its children: the sections just below it and the URLs that end there.
+-- While an older ledger is brought to have sections, URLs not reached yet are left to lua/fill.lua.
+local function add_sections(urls, new)
+  local children, fresh = {}, {}
+  for _, name in ipairs(urls.names) do
+    if is_filling and new[name] then
+      redis.call('SADD', filled, name)
+    end
+    local is_in = not is_filling or redis.call('SISMEMBER', filled, name) == 1
+    local path = is_in and paths[name] or {}
+    for i = 1, #path do
+      local child = path[i + 1] or name
+      if i <= MOST_SECTIONS then
+        local below = children[path[i]] or {names = {}, hits = {}}
+        children[path[i]] = below
+        if not below.hits[child] then
+          below.names[#below.names + 1] = child
+        end
+        below.hits[child] = (below.hits[child] or 0) + urls.hits[name]
+      end
+      if new[name] then
+        fresh[path[i]] = (fresh[path[i]] or 0) + 1
+      end
+    end
+  end
+  for section, below in pairs(children) do
+    add_hits(section_set .. section, below)
+  end
+  for section, number in pairs(fresh) do
+    redis.call('HINCRBY', url_numbers, section, number)
+  end
+end
+
 local key = head_keys
 for _, group in ipairs(groups) do
   if room < distinct then
     move_overflow(group)
   end
-  add_hits(all, group.urls)
+  local new = {}
+  add_hits(all, group.urls, new)
   add_totals(totals, group)
+  if generation ~= '' then
+    add_sections(group.urls, new)
+  end
   if group.routed > 0 then
     move_route_overflow(group)
     add_hits(KEYS[4], group.routes)

@@ -4,12 +4,13 @@
 --
 -- KEYS  1 totals   2 all-time set   3... keys of periods
 -- ARGV  1 ledger id   2 hits lost and 3 records damaged so far, by the shard's watermarks
+--       4 a new generation of sections, where the shard keeps any; the old ones are nobody's then
 -- Returns the hits that were dropped; -1 where the shard belongs to another ledger.
 -- Twice it drops what came in between. `before` keeps what the watermarks have beyond the
 -- counts, so that the audit's sums still agree.
 
 local totals = KEYS[1]
-local known = redis.call('HMGET', totals, 'ledger', 'requests')
+local known = redis.call('HMGET', totals, 'ledger', 'requests', 'sections')
 if known[1] ~= ARGV[1] then
   return '-1'
 end
@@ -21,6 +22,9 @@ for _, name in ipairs(redis.call('HKEYS', totals)) do
 end
 redis.call('HINCRBY', totals, 'before', requests)
 redis.call('HSET', totals, 'before_lost', ARGV[2], 'before_damaged', ARGV[3])
+if known[3] then
+  redis.call('HSET', totals, 'sections', ARGV[4] .. ' kept')
+end
 for i = 2, #KEYS do
   redis.call('UNLINK', KEYS[i])
 end
