@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from hitledger import tree
 from hitledger.errors import QueryError, SettingsError
 from hitledger.ledger import LedgerStore
 from hitledger.report import Query, Reports
-from hitledger.report.page import SectionRow
+from hitledger.report.page import Section, SectionRow
 from hitledger.report.sections import ByDepth, read_patterns
 from hitledger.settings import Settings
 from tests.report_support import book, with_shards
@@ -56,6 +57,25 @@ def store(settings: Settings) -> Iterator[LedgerStore]:
 def test_sections_by_depth(url: str, sections: list[str]) -> None:
     """A section goes up to the slash behind its last segment; a shorter URL is one of its own."""
     assert [ByDepth(depth).of([url.encode()])[0].decode() for depth in (1, 2, 3)] == sections
+
+
+def test_kept_sections_cost_their_children(store: LedgerStore, settings: Settings) -> None:
+    """Where sections are kept, one comes without its URLs being added up, however many they are."""
+    few = replace(store._settings, report_max_entries=10)
+    book(store, datetime.now(UTC), {f"/a/{number % 3}/{number}/": number for number in range(1, 100)})
+    under = Query.read({"under": "/a/"})
+    with pytest.raises(QueryError, match="asks for too much"):
+        Reports(store, few).page(under)
+    tree.keep(store)
+    page = Reports(store, few).page(under)
+    assert page.sections == [
+        SectionRow("/a/0/", 1683, 33),
+        SectionRow("/a/2/", 1650, 33),
+        SectionRow("/a/1/", 1617, 33),
+    ]
+    page = Reports(store, few).page(Query.read({"prefix": "/a/2/", "limit": "2"}))
+    assert page.section == Section("/a/2/", 1650, 33)
+    assert [row.url for row in page.rows] == ["/a/2/98/", "/a/2/95/"]
 
 
 def test_patterns_add_urls_up(store: LedgerStore, settings: Settings, tmp_path: Path) -> None:

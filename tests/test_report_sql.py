@@ -105,7 +105,11 @@ def section_at(url: str, depth: int) -> str:
 @contextmanager
 def asked(settings: Settings, shards: int, raw: Raw) -> Iterator[Asked]:
     """Book raw hits, (URL, hours ago, number), in both."""
-    settings = replace(settings, shards=shards, key_prefix=f"{settings.key_prefix}-{next(_prefixes)}")
+    # One ledger in two keeps its sections: it must say the same.
+    number = next(_prefixes)
+    settings = replace(
+        settings, shards=shards, key_prefix=f"{settings.key_prefix}-{number}", keep_sections=number % 2 == 0
+    )
     with closing(LedgerStore(settings)) as store, closing(sqlite3.connect(":memory:")) as sql:
         sql.create_function("section", 2, section_at, deterministic=True)
         sql.execute("CREATE TABLE hits (url TEXT, at TEXT, n INTEGER)")
@@ -182,6 +186,26 @@ def test_sections(settings: Settings, raw: Raw, shards: int, depth: int, prefix:
         expected = both.sql.execute(text, (depth, prefix, start if recent else "")).fetchall()
         assert both.all_rows(query) == expected
         assert both.reports.page(query).total_sections == len(expected)
+
+
+@few
+@given(hits, st.sampled_from([1, 3]), st.sampled_from(["/", "/a/", "/a//", "/product/", "/b/a/", "/-1/"]))
+def test_walking_down_the_tree(settings: Settings, raw: Raw, shards: int, section: str) -> None:
+    """A section's children, its total and its URLs are SQLite's, where sections are kept and where they are not."""
+    text = (
+        "SELECT section(url, ?), SUM(n), COUNT(DISTINCT url) FROM hits WHERE url GLOB ? || '*'"
+        " GROUP BY 1 ORDER BY 2 DESC, 1 DESC"
+    )
+    for _ in range(2):
+        with asked(settings, shards, raw) as both:
+            query = Query.read({"under": section, "limit": "3"})
+            assert both.all_rows(query) == both.sql.execute(text, (section.count("/"), section)).fetchall()
+            expected = both.expected("url GLOB ? || '*'", section)
+            for page in (both.reports.page(query), both.reports.page(Query(prefix=section))):
+                assert page.section
+                sums = (page.section.requests, page.section.urls)
+                assert sums == (sum(hits for _, hits in expected), len(expected))  # type: ignore[misc]
+            assert both.all_rows(Query(prefix=section, limit=5)) == expected
 
 
 @few

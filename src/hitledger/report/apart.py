@@ -6,7 +6,7 @@ behind all others, tells how far it is, and ends with whoever started it.
 
     parent -> stdin:   settings, recipe and path, pickled
     child  -> stdout:  one JSON array a line: ["at", done, of] ..., then ["head", {...}] or
-                       ["too large" | "ledger" | "disk", message, hint]
+                       ["ledger" | "disk", message, hint], or ["too large", entries, allowed]
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def main() -> None:
         try:
             _tell("head", asdict(builder.build(settings.report_max_entries)))
         except TooLargeError as error:
-            _tell("too large", error.message, error.hint)
+            _tell("too large", *error.figures)
         except HitledgerError as error:
             _tell("ledger", error.message, error.hint)
         except OSError as error:

@@ -28,6 +28,7 @@ from hitledger.entries import Totals
 from hitledger.errors import HitledgerError
 from hitledger.ledger import LedgerStore
 from hitledger.periods import Period
+from hitledger.report.kept import KeptSections
 from hitledger.report.page import rfc3339
 from hitledger.report.sections import Sections
 from hitledger.report.snapshot import URLS_SHIFT, Head, SnapshotWriter, new_snapshot
@@ -51,6 +52,8 @@ class Recipe:
     periods: tuple[Period, ...]
     prefix: bytes = b""
     sections: Sections | None = None
+    generations: tuple[str, ...] = ()
+    """Where the prefix is a section whose children the ledger keeps: each shard's generation of sections."""
 
 
 class Progress:
@@ -68,6 +71,10 @@ class CancelledError(HitledgerError):
 
 class TooLargeError(HitledgerError):
     """A report needs more entries added up than the settings allow."""
+
+    def __init__(self, entries: int, allowed: int) -> None:
+        super().__init__(f"It adds up {entries:,} entries of the ledger, and {allowed:,} are allowed.")
+        self.figures = entries, allowed
 
 
 class _MovedError(Exception):
@@ -98,6 +105,8 @@ class Builder:
             LedgerError: the ledger cannot be read. OSError: the file cannot be written.
         """
         begun, now = monotonic(), self._now()
+        if self._recipe.generations:
+            return self._build_kept(begun, now, most_entries)
         self._moving |= {each for each in self._sets if each is None or each.end + SETTLING > now}
         for _ in range(RETRIES):
             try:
@@ -110,7 +119,7 @@ class Builder:
     def _build(self, begun: float, now: datetime, most_entries: int) -> Head:
         totals, versions, entries = self._look()
         if entries > most_entries:
-            raise TooLargeError(f"It adds up {entries:,} entries of the ledger, and {most_entries:,} are allowed.")
+            raise TooLargeError(entries, most_entries)
         self.progress.done, self.progress.of = 0, entries
         shards = self._store.identity.shards
         # Each shard alone, where all together would not fit into memory.
@@ -136,6 +145,19 @@ class Builder:
                 splits = [len(writer.parts)]
             head = Head(rfc3339(now), versions, monotonic() - begun, totals.requests, totals.lines)
             heads.append(self._filled(head, writer, totals, splits))
+        return heads[0]
+
+    def _build_kept(self, begun: float, now: datetime, most_entries: int) -> Head:
+        """Write a section's children as the ledger keeps them."""
+        totals, versions, _ = self._look()
+        kept, section = KeptSections(self._store, self._recipe.generations), self._recipe.prefix.decode()
+        entries = kept.count_children(section)
+        if entries > most_entries:
+            raise TooLargeError(entries, most_entries)
+        with new_snapshot(self._path, 3) as (writer, heads):
+            writer.write(kept.children(section))
+            head = Head(rfc3339(now), versions, monotonic() - begun, totals.requests, totals.lines)
+            heads.append(self._filled(head, writer, totals, [1]))
         return heads[0]
 
     def _filled(self, head: Head, writer: SnapshotWriter, totals: Totals, splits: list[int]) -> Head:

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
+from hitledger import tree
 from hitledger.entries import Totals
 from hitledger.errors import QueryError
 from hitledger.ledger import LedgerStore
@@ -25,6 +26,7 @@ from hitledger.periods import Retention
 from hitledger.report.build import Recipe, TooLargeError
 from hitledger.report.cursor import Place, decode_cursor, encode_cursor
 from hitledger.report.history import History, report_history
+from hitledger.report.kept import KeptSections, has_children_kept, has_total_kept
 from hitledger.report.merge import first_slices, merge, place_behind, stream, stream_by_part
 from hitledger.report.page import Page, Section
 from hitledger.report.query import PATTERNS, Query
@@ -37,6 +39,8 @@ from hitledger.report.union import TooDeepError, UnionSource
 from hitledger.report.window import Window
 from hitledger.settings import Settings
 
+MOST_PICKED_FROM = 200_000
+"""Rows that are looked through for a page of a section: about 0.2 s."""
 SEARCH_SECONDS = 2.0
 """How long a search looks before it says how far it came."""
 
@@ -149,7 +153,11 @@ class Reports:
         name = replace(query, search="").subject
         if query.group == PATTERNS:
             name += f" {self._patterns.digest}"
-        return self._shelf.order(name, Recipe(window.periods, query.prefix.encode(), self._sections(query)))
+        generations: tuple[str, ...] = ()
+        if _is_under(query) and not window.periods and has_children_kept(query.prefix):
+            generations = tuple(tree.generations(self._store) or ())
+        recipe = Recipe(window.periods, query.prefix.encode(), self._sections(query), generations)
+        return self._shelf.order(name, recipe)
 
     def _frame(self, query: Query, window: Window) -> Page:
         """Return a page without rows and totals."""
@@ -180,6 +188,8 @@ class Reports:
 
     def _added_up_page(self, query: Query, window: Window, behind: Place | None) -> Page:
         """Return a page of what must be added up first, or the first pages of it while that is done."""
+        if page := self._kept_prefix_page(query, window, behind):
+            return page
         order = self._order(query, window)
         if not query.is_derived and not query.search and not self._shelf.is_quick(order):
             page = self._top_page(query, window, behind, order.totals)
@@ -199,6 +209,31 @@ class Reports:
             return None
         # How many different URLs there are is known only once all is added up.
         return replace(_with_totals(self._frame(query, window), totals), flat=flat, total_urls=None)
+
+    def _kept_prefix_page(self, query: Query, window: Window, behind: Place | None) -> Page | None:
+        """Return a page of the URLs of a section whose total is kept, picked out of the order of all.
+
+        None where nothing is kept, or where the section has so small a part that this would take long.
+        """
+        if query.group is not None or query.search or window.periods or not has_total_kept(query.prefix):
+            return None
+        generations = tree.generations(self._store)
+        if generations is None:
+            return None
+        source, count = LiveSource(self._store), query.limit + 1
+        section, totals = KeptSections(self._store, generations).total(query.prefix), source.totals()
+        if section.urls * MOST_PICKED_FROM < count * totals.urls:
+            return None
+        picked: Flat = []
+        looked_at = 0
+        for flat in stream(source, behind):
+            picked += _beginning(flat, query.prefix)
+            looked_at += len(flat) // 2
+            if len(picked) >= 2 * count:
+                break
+            if looked_at > MOST_PICKED_FROM:
+                return None
+        return replace(_with_totals(self._frame(query, window), totals), flat=picked, section=section)
 
     def _page(self, found: Opened, behind: Place | None) -> Page:
         source, count = found.source, found.query.limit + 1
@@ -225,6 +260,17 @@ def _times(query: Query, now: datetime) -> tuple[datetime, datetime] | None:
 
 def _containing(flat: Flat, text: str) -> Flat:
     return [each for url, hits in zip(flat[::2], flat[1::2], strict=True) if text in url for each in (url, hits)]
+
+
+def _beginning(flat: Flat, prefix: str) -> Flat:
+    return [
+        each for url, hits in zip(flat[::2], flat[1::2], strict=True) if url.startswith(prefix) for each in (url, hits)
+    ]
+
+
+def _is_under(query: Query) -> bool:
+    """Tell whether a query asks for the children of a section."""
+    return query.prefix.endswith("/") and query.group == query.prefix.count("/")
 
 
 def _is_live(query: Query, window: Window) -> bool:

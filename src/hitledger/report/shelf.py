@@ -30,6 +30,7 @@ from hitledger.errors import LedgerError, ReportBusyError
 from hitledger.ledger import LedgerStore
 from hitledger.report.apart import build_apart
 from hitledger.report.build import Builder, Progress, Recipe, versions_of
+from hitledger.report.kept import KeptSections
 from hitledger.report.snapshot import Snapshot
 from hitledger.settings import Settings
 
@@ -56,11 +57,13 @@ class Order:
     recipe: Recipe
     versions: list[str]
     totals: Totals
+    entries: int
+    """Entries of the ledger that it is added up from."""
 
     @property
     def is_small(self) -> bool:
         """True where it is added up at once."""
-        return self.totals.urls <= SMALL_ENTRIES
+        return self.entries <= SMALL_ENTRIES
 
 
 class Shelf:
@@ -92,7 +95,10 @@ class Shelf:
         path = self._directory / (blake2b(identity.encode(), digest_size=16).hexdigest() + SUFFIX)
         periods = recipe.periods or (None,)
         answers = self._store.read([call for each in periods for call in self._store.totals_calls(each)])
-        return Order(path, recipe, versions_of(answers), Totals.of(answers))
+        totals, entries = Totals.of(answers), None
+        if recipe.generations:
+            entries = KeptSections(self._store, recipe.generations).count_children(recipe.prefix.decode())
+        return Order(path, recipe, versions_of(answers), totals, totals.urls if entries is None else entries)
 
     @contextmanager
     def snapshot(self, order: Order) -> Iterator[tuple[Snapshot, datetime]]:
