@@ -59,7 +59,7 @@ def test_sections_by_depth(url: str, sections: list[str]) -> None:
     assert [ByDepth(depth).of([url.encode()])[0].decode() for depth in (1, 2, 3)] == sections
 
 
-def test_kept_sections_cost_their_children(store: LedgerStore, settings: Settings) -> None:
+def test_kept_sections_cost_their_children(store: LedgerStore) -> None:
     """Where sections are kept, one comes without its URLs being added up, however many they are."""
     few = replace(store._settings, report_max_entries=10)
     book(store, datetime.now(UTC), {f"/a/{number % 3}/{number}/": number for number in range(1, 100)})
