@@ -41,6 +41,7 @@ class Books(Collector):
     def __init__(self, services: Services) -> None:
         self._store = services.store
         self._runs = services.runs
+        self._most_urls = services.settings.max_urls
 
     def collect(self) -> Iterator[Metric]:
         """Read the ledger."""
@@ -72,6 +73,7 @@ class Books(Collector):
             difference.add_metric([str(shard)], books.requests - books.by_watermarks)
         yield from (posted, lost, damaged, difference)
         yield gauge("hitledger_urls", "Distinct URLs in the ledger.", self._store.totals().urls)
+        yield gauge("hitledger_urls_cap", "Distinct URLs that the ledger takes.", self._most_urls)
 
     def _test_runs(self) -> Iterator[Metric]:
         figures = self._runs.figures()
