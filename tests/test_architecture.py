@@ -44,6 +44,7 @@ ROOMS = (
         "counting",
         "apikeys",
         "report",
+        "ingest",
         "client",
     },
     {"logs", "middleware", "asgi", "testrun", "web"},

@@ -21,13 +21,28 @@ MOST_SECTIONS = 8
 
 
 @dataclass(frozen=True)
+class Part:
+    """How far a range is posted that is too large for one call and begins at its watermark's offset.
+
+    `end` is the range's end, `entries` how many of its entries are posted, in their order, and
+    `digest` the CRC-32 of all of them. Entries of hours before `whole_days_before` are by day.
+    """
+
+    end: int
+    entries: int
+    digest: int
+    whole_days_before: int
+
+
+@dataclass(frozen=True)
 class Watermark:
     """How far one journal file is posted to one shard.
 
     `offset` is in bytes of the file; `hits` counts those that belong to the shard; `crc`
     is the CRC-32 of the file's bytes from its header to `offset`, by which a file that was
     cloned or rolled back is noticed. `lost` and `damaged` are the file's hits that could
-    not be journalled and its records that cannot be read; shard 0 keeps them.
+    not be journalled and its records that cannot be read; shard 0 keeps them. `part` is of a log
+    that is ingested: its ranges are large.
     """
 
     offset: int = HEADER_BYTES
@@ -35,10 +50,13 @@ class Watermark:
     crc: int = 0
     lost: int = 0
     damaged: int = 0
+    part: Part | None = None
 
     def encode(self) -> str:
         """Return the text that stands in the watermarks hash."""
-        return f"{self.offset} {self.hits} {self.crc:08x} {self.lost} {self.damaged}"
+        part = self.part
+        behind = f" {part.end} {part.entries} {part.digest:08x} {part.whole_days_before}" if part else ""
+        return f"{self.offset} {self.hits} {self.crc:08x} {self.lost} {self.damaged}{behind}"
 
     @classmethod
     def decode(cls, text: str) -> Watermark:
@@ -48,8 +66,12 @@ class Watermark:
             LedgerError: it is no watermark.
         """
         try:
-            offset, hits, crc, lost, damaged = text.split(" ")
-            return cls(int(offset), int(hits), int(crc, 16), int(lost), int(damaged))
+            offset, hits, crc, lost, damaged, *rest = text.split(" ")
+            part = None
+            if rest:
+                end, entries, digest, whole_days_before = rest
+                part = Part(int(end), int(entries), int(digest, 16), int(whole_days_before))
+            return cls(int(offset), int(hits), int(crc, 16), int(lost), int(damaged), part)
         except ValueError:
             raise LedgerError(f"The ledger holds a watermark that cannot be read: {text[:80]!r}.") from None
 

@@ -88,3 +88,7 @@ class RunUnavailableError(RunError):
 
 class ServiceError(HitledgerError):
     """The service's processes cannot be started on this machine as asked."""
+
+
+class IngestError(HitledgerError):
+    """A log cannot be read, or is none; the ledger has all that came before, once."""

@@ -62,6 +62,8 @@ READING_SCRIPTS = ("page",)
 """The scripts that reading may need."""
 SWEPT_TOGETHER = 500
 """Keys deleted by one command."""
+LONG_OVER_SECONDS = 86_400
+"""A period that has expired for so long is over by every clock."""
 CONFIRM_MS = 500
 """How long a WAITAOF for the server's own disk may take."""
 REPLICAS_CONFIRM_MS = (20, 100, 1000)
@@ -234,7 +236,7 @@ class LedgerStore:
         return found
 
     def post(self, batches: Sequence[Batch]) -> list[Outcome]:
-        """Book batches, at most one a shard, together where a server holds several shards.
+        """Book batches, those of a shard in their order, together where a server holds several shards.
 
         Every batch has its own outcome; an error of one shard does not stop the others.
         """
@@ -258,11 +260,13 @@ class LedgerStore:
         shard = batch.shard
         keys = [self.totals_key(shard), self.watermarks_key(shard), self.set_key(shard)]
         words: list[str | int] = []
+        now = time.time()
         has_routes = any(group.routes for group in batch.hits.values())
         if has_routes:
             keys.append(self.routes_key(shard))
         for hour, group in batch.hits.items():
-            kept = self._retention.periods_kept(hour)
+            # What the server would drop as soon as it is written, whatever the clocks say, is not worth the way.
+            kept = [each for each in self._retention.periods_kept(hour) if each[1] > now - LONG_OVER_SECONDS]
             words.append(len(kept))
             for period, expiry in kept:
                 keys += [self.set_key(shard, period), self.totals_key(shard, period)]

@@ -20,6 +20,7 @@ COMMANDS = {
     "audit": "hitledger.cli.books",
     "doctor": "hitledger.cli.doctor",
     "export": "hitledger.cli.export",
+    "ingest": "hitledger.cli.ingest",
     "keys": "hitledger.cli.keys",
     "post": "hitledger.cli.books",
     "reset": "hitledger.cli.books",
