@@ -416,12 +416,7 @@ def salt_of(name: str) -> int:
 
 def is_good(record: bytes, salt: int) -> bool:
     """Tell whether a record, without its line feed, is whole and of the file with that salt."""
-    if len(record) < RECORD_HEAD_BYTES:
-        return False
-    try:
-        return int(record[:8], 16) == crc32(record[8:], salt)
-    except ValueError:
-        return False
+    return len(record) >= RECORD_HEAD_BYTES and record[:8] == b"%08x" % crc32(record[8:], salt)
 
 
 def whole_part(piece: bytes, salt: int) -> bytes:
@@ -433,6 +428,8 @@ def whole_part(piece: bytes, salt: int) -> bytes:
     try:
         wanted = int(piece[:8], 16)
     except ValueError:
+        return b""
+    if piece[:8] != b"%08x" % wanted:
         return b""
     crc = crc32(piece[8:RECORD_HEAD_BYTES], salt)
     for end in range(RECORD_HEAD_BYTES, min(len(piece), MOST_RECORD_BYTES)):

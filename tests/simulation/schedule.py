@@ -145,8 +145,8 @@ class Schedule:
             place = self.random.randrange(len(inode.data))
             inode.data[place] ^= self.random.randrange(1, 256)
             inode.disk = bytes(inode.data)
-            inode.log.check(inode.data)
-            inode.log.excused = "a byte was changed"
+            inode.log.changed += inode.log.check(inode.data)
+            inode.log.excused, inode.log.spoilt = "a byte was changed", True
 
     def _some_file(self) -> Inode | None:
         disk = self.random.choice(self.world.machines).disk

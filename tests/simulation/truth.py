@@ -103,6 +103,8 @@ class JournalLog:
         """Why hits in it may stay uncounted, where something beyond the promises happened to it."""
         self.most_told = 0
         """How many lost hits its header ever told of."""
+        self.changed: list[Record] = []
+        """Those of which somebody changed a byte: who had read them before may book them yet."""
         self.has_twin = False
         """True where another file has its name, on a copied disk: a batch of the one may begin within a record here."""
         self.told = 0
@@ -117,6 +119,7 @@ class JournalLog:
         twin = JournalLog(inode)
         twin.name, twin.records, twin.starts = self.name, list(self.records), list(self.starts)
         twin.excused, twin.spoilt, twin.longest = self.excused, self.spoilt, self.longest
+        twin.changed = list(self.changed)
         twin.most_told, twin.has_twin = self.most_told, self.has_twin
         return twin
 
@@ -144,6 +147,10 @@ class JournalLog:
         """Return the records of a shard from an offset on, up to another, that must not stay uncounted."""
         first, last = bisect_left(self.starts, offset), bisect_left(self.starts, min(end, self.doubtful_from))
         return [record for record in self.records[first:last] if record.shard == shard]
+
+    def flipped(self, shard: int) -> Counter[Cell]:
+        """Return what of a shard may be booked because it was read before a byte of it was changed."""
+        return sum((record.cells for record in self.changed if record.shard == shard), Counter())
 
     def check(self, data: bytes | bytearray) -> list[Record]:
         """Drop the records whose bytes are not there any more, and return them."""

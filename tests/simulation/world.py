@@ -307,13 +307,15 @@ class World:
             for kind, table in (("url", group.urls), ("line", group.lines), ("route", group.routes)):
                 booked.update({(hour, kind, name): hits for name, hits in table.items()})
         lost = wanted.lost - (before.lost if before else 0)
-        if booked - expected or (booked != expected and not log.has_twin):
+        more, less = booked - expected - log.flipped(shard.number), expected - booked
+        if more or (less and not log.has_twin):
             if booked or lost <= 0:
-                more, less = dict(booked - expected), dict(expected - booked)
                 raise Violation(f"{batch.journal} shard {shard.number}: booked too much {more}, too little {less}")
             told = max(0, max(log.lost, log.told) - (before.lost if before else 0)) if shard.number == 0 else 0
             self._judge_gap(machine, log, lost - told, hits_in(expected))
-        elif lost > max(0, log.most_told - (before.lost if before else 0)) * (shard.number == 0) and not log.has_twin:
+        elif lost > max(0, log.most_told - (before.lost if before else 0)) * (shard.number == 0) and not (
+            log.has_twin or log.spoilt
+        ):
             raise Violation(f"{batch.journal} shard {shard.number}: {lost} hits are booked as lost that never were")
         if wanted.hits - (before.hits if before else 0) != hits_in(booked):
             raise Violation(f"{batch.journal}: the watermark's hits do not add up")
