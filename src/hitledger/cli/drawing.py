@@ -15,6 +15,8 @@ from hitledger.cli.screen import PERIODS, Screen
 FRAME_LINES = 5
 """Lines of the screen that hold no row."""
 BAR_COLUMNS = 8
+TITLES, CHOSEN, FOOT = "black on green", "black on cyan", "black on cyan"
+"""Colours that every terminal has, as htop's."""
 KEYS = (
     ("p", "period"),
     ("/", "filter"),
@@ -107,7 +109,7 @@ def _titles(screen: Screen, columns: int) -> Text:
     ordered = "/S*" if screen.by_rate else "/S"
     requests = "REQUESTS" if screen.by_rate else "REQUESTS*"
     bar = "" if columns < 60 else " " * (BAR_COLUMNS + 1)
-    return Text(f"{'#':>4} {requests:>15} {'SHARE':>6} {ordered:>8} {bar}{name}".ljust(columns), style="reverse")
+    return Text(f"{'#':>4} {requests:>15} {'SHARE':>6} {ordered:>8} {bar}{name}".ljust(columns), style=TITLES)
 
 
 def _rows(screen: Screen, columns: int, height: int, glyphs: Glyphs) -> list[Text]:
@@ -126,8 +128,7 @@ def _rows(screen: Screen, columns: int, height: int, glyphs: Glyphs) -> list[Tex
             line.append(bar(hits / most if most else 0, glyphs.eighths).ljust(BAR_COLUMNS) + " ", style="cyan")
         line.append(harmless(name))
         if place == screen.chosen:
-            line.append(" " * max(0, columns - line.cell_len))
-            line.stylize("reverse")
+            line = Text(line.plain + " " * max(0, columns - line.cell_len), style=CHOSEN)
         found.append(line)
     return found
 
@@ -136,7 +137,7 @@ def _foot(screen: Screen) -> Text:
     foot = Text()
     for key, what in SECTION_KEYS if screen.sections and not screen.search else KEYS:
         foot.append(f" {key} ", style="bold")
-        foot.append(f"{what} ", style="reverse")
+        foot.append(f"{what} ", style=FOOT)
     return foot
 
 

@@ -7,20 +7,22 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 300.0, 100.0
 """How wide and high the drawing is taken to be; areas stay true at any other."""
-LABEL_WIDTH, LABEL_HEIGHT = 6.0, 12.0
-"""Per cent that an area must have to hold its name."""
+NAME_WIDTH, NAME_HEIGHT = 6.0, 12.0
+COUNT_WIDTH, COUNT_HEIGHT = 9.0, 20.0
+"""Per cent that an area must have to hold its name, and its count below it."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One area: the number of its value, its place, and whether a name fits in."""
+    """One area: the number of its value, its place, and whether its name and its count fit in."""
 
     index: int
     x: str
     y: str
     width: str
     height: str
-    has_label: bool
+    has_name: bool
+    has_count: bool
 
 
 @dataclass
@@ -81,5 +83,6 @@ def _tile(index: int, x: float, y: float, width: float, height: float) -> Tile:
         y=f"{100 * y / HEIGHT:.2f}%",
         width=f"{wide:.2f}%",
         height=f"{high:.2f}%",
-        has_label=wide >= LABEL_WIDTH and high >= LABEL_HEIGHT,
+        has_name=wide >= NAME_WIDTH and high >= NAME_HEIGHT,
+        has_count=wide >= COUNT_WIDTH and high >= COUNT_HEIGHT,
     )
