@@ -16,6 +16,8 @@ from flask.testing import FlaskClient
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 from hitledger.web import create_app
+from tests.guarded import GUARDED, GuardedValkey, guarded, tokens_sent
+from tests.issuer import LocalIssuer
 from tests.support import Clients, Valkey
 
 _prefixes = itertools.count()
@@ -26,9 +28,19 @@ def valkey() -> Iterator[Valkey]:
     """One Valkey for the whole session; tests keep apart by key prefix."""
     # Not pytest's own folder: a socket's path may have 107 bytes at most.
     with tempfile.TemporaryDirectory(prefix="hitledger-") as directory:
-        server = Valkey(Path(directory))
+        server = GuardedValkey(Path(directory)) if GUARDED else Valkey(Path(directory))
         yield server
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def issuer_of_all() -> Iterator[LocalIssuer | None]:
+    """The issuer whose tokens all clients send, with GUARDED=1; else None."""
+    if not GUARDED:
+        yield None
+        return
+    with LocalIssuer() as issuer, tokens_sent(issuer):
+        yield issuer
 
 
 @pytest.fixture
@@ -39,9 +51,10 @@ def short_path() -> Iterator[Path]:
 
 
 @pytest.fixture
-def settings(valkey: Valkey, tmp_path: Path) -> Settings:
+def settings(valkey: Valkey, tmp_path: Path, issuer_of_all: LocalIssuer | None) -> Settings:
     """Settings with a journal and a ledger of the test's own."""
-    return Settings(redis_url=valkey.url, data_dir=tmp_path / "data", key_prefix=f"test-{next(_prefixes)}")
+    made = Settings(redis_url=valkey.url, data_dir=tmp_path / "data", key_prefix=f"test-{next(_prefixes)}")
+    return guarded(made, issuer_of_all) if issuer_of_all else made
 
 
 @pytest.fixture

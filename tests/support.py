@@ -59,10 +59,14 @@ class Valkey:
         """A client that sees texts."""
         return redis.Redis(unix_socket_path=str(self.socket), decode_responses=True)
 
+    def binary(self) -> Path:
+        """Return the program."""
+        return valkey_binary()
+
     def start(self) -> None:
         """Start it, again on the same files after a stop, and wait until it answers."""
         command = [
-            str(valkey_binary()), "--port", str(self.port), "--unixsocket", str(self.socket),
+            str(self.binary()), "--port", str(self.port), "--unixsocket", str(self.socket),
             "--dir", str(self.directory), "--appendonly", "yes", "--appendfsync", "always",
             "--save", "", "--bind", "127.0.0.1", *self._options,
         ]  # fmt: skip

@@ -30,6 +30,7 @@ ROOMS = (
         "checks",
         "connections",
         "dispatch",
+        "acl",
         "entries",
         "ledger",
     },

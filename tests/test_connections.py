@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from hitledger import connections
+from hitledger.acl import users
 from hitledger.addresses import Node, hide_password, read_address
 from hitledger.audit import audit
 from hitledger.connections import ManyServers, connect, server_errors
@@ -384,18 +385,12 @@ def test_trouble_makes_the_next_one_look_anew(monkeypatch: pytest.MonkeyPatch) -
     servers.close()
 
 
-def rights() -> list[str]:
-    """Return the rules of the user that the docs describe."""
-    page = Path(__file__).parent.parent / "docs" / "ledger-servers.md"
-    (line,) = [line for line in page.read_text("utf-8").splitlines() if line.startswith("user hitledger ")]
-    return line.split()[1:]
-
-
 @pytest.mark.parametrize("kind", ["one_node", pytest.param("redis_server", marks=pytest.mark.slow)])
-def test_the_documented_rights_are_enough(settings: Settings, kind: str, request: pytest.FixtureRequest) -> None:
-    """A user with the rules of the docs posts, reads, closes files, audits and resets, and may do nothing else."""
+def test_the_rights_that_we_name_are_enough(settings: Settings, kind: str, request: pytest.FixtureRequest) -> None:
+    """A user with the rules of `hitledger acl` posts, reads, closes files, audits and resets, and no more."""
     server = request.getfixturevalue(kind)
-    (server.servers[0] if kind == "one_node" else server).ask("ACL SETUSER", *rights())
+    rules = users("hitledger")[0].line("hitledger", "PASSWORD").split()[1:]
+    (server.servers[0] if kind == "one_node" else server).ask("ACL SETUSER", *rules)
     url = str(settings.redis_url).replace("://", "://hitledger:PASSWORD@")
     books = Books(replace(settings, redis_url=url, key_prefix="hitledger", journal_hold_seconds=0))
     books.note(*[b"/%d" % (number % 50) for number in range(1000)])

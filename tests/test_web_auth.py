@@ -28,6 +28,12 @@ PAGE = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0
 OWN_PAGE = {"Sec-Fetch-Site": "same-origin"}
 
 
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Settings that say nothing of who is let in, whatever the whole suite runs with."""
+    return replace(settings, auth=None, oidc_issuer=None)
+
+
 def app_of(settings: Settings) -> Iterator[Flask]:
     """Yield an application, and end what runs behind it."""
     app = create_app(settings)

@@ -33,6 +33,12 @@ PAGE = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0
 OWN_PAGE = {"Sec-Fetch-Site": "same-origin"}
 
 
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Settings that say nothing of who is let in, whatever the whole suite runs with."""
+    return replace(settings, auth=None, oidc_issuer=None)
+
+
 @pytest.fixture(scope="module")
 def one_issuer() -> Iterator[LocalIssuer]:
     """An issuer that the module's tests share."""

@@ -111,6 +111,29 @@ def _read_path(kind: str, words: list[str]) -> tuple[str, int]:
     return service, int(database)
 
 
+def with_door(url: str, password: str | None, options: dict[str, str]) -> str:
+    """Return an address with a password, and with redis-py's options for TLS, that it does not have yet.
+
+    Raises:
+        ValueError: it has them, or its scheme is not one of TLS. The text says what is wrong, and no secret.
+    """
+    parts = urlsplit(url)
+    login, at, hosts = parts.netloc.rpartition("@")
+    if password is not None:
+        user, _, known = login.partition(":")
+        if known:
+            raise ValueError("holds a password already")
+        login, at = f"{user}:{quote(password, safe='')}", "@"
+    if options and not parts.scheme.startswith("rediss"):
+        raise ValueError("begins with no scheme of TLS, such as rediss://")
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if query.keys() & options.keys():
+        raise ValueError(f"has {', '.join(sorted(query.keys() & options.keys()))} already")
+    return urlunsplit(
+        parts._replace(netloc=f"{login}{at}{hosts}", query=urlencode({**query, **options}, quote_via=quote))
+    )
+
+
 def is_loopback(host: str) -> bool:
     """Tell whether an address, or `localhost`, is this machine's own, so that no network is between."""
     try:

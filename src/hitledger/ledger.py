@@ -132,6 +132,14 @@ class LedgerStore:
                 raise LedgerMismatchError(finding.what, finding.remedy)
 
     def _find_or_make_meta(self) -> dict[str, str]:
+        meta = self.key("meta")
+        # Who finds a ledger need not be allowed to make one: a reader's user may only read.
+        (found,) = send_together(self._connections.keeper(meta), [("HGETALL", meta)])
+        if error := error_in(found):
+            raise error
+        table = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
+        if table:
+            return table
         # Where only the meta hash is gone, the shards still know which ledger they are of, and how
         # many they are: with another number, URLs would move to shards that know nothing of them.
         known, shards = self._connections.reader(0).hmget(self.totals_key(0), "ledger", "shards")
@@ -142,7 +150,6 @@ class LedgerStore:
             "made": str(int(time.time())),
         }
         arguments: list[str | int] = [word for pair in fresh.items() for word in pair]
-        meta = self.key("meta")
         flat = script("make")(self._connections.keeper(meta), [meta], arguments)
         assert isinstance(flat, list)
         return dict(zip(flat[::2], flat[1::2], strict=True))
@@ -163,6 +170,8 @@ class LedgerStore:
 
     def _adopt(self, shard: int, identity: LedgerIdentity) -> None:
         keys = [self.totals_key(shard), self.watermarks_key(shard), self.set_key(shard)]
+        if self._connections.reader(shard).hmget(keys[0], "ledger", "shards") == [identity.id, str(identity.shards)]:
+            return
         generation = new_generation() if self._settings.keep_sections else ""
         found = script("adopt")(self.poster(shard), keys, [identity.id, identity.shards, generation])
         if found != identity.id:

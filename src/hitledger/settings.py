@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hitledger.addresses import CLUSTER, ONE, SENTINEL, is_loopback, read_address
+from hitledger.addresses import CLUSTER, ONE, SENTINEL, is_loopback, read_address, with_door
 from hitledger.errors import SettingsError
 from hitledger.kinds import (
     Kind,
@@ -66,6 +66,12 @@ class Settings:
     broker_url: str | None = setting(
         None, server_url(ONE), "The Celery broker for test runs. Unset: the ledger's server, where it is a single one."
     )
+    redis_password_file: Path | None = setting(None, path(), "A file with the password of HITLEDGER_REDIS_URL's user.")
+    redis_ca_file: Path | None = setting(
+        None, path(), "Who vouches for the ledger's certificate (PEM). Unset: the system's."
+    )
+    redis_cert_file: Path | None = setting(None, path(), "The certificate that is shown to the ledger (PEM).")
+    redis_key_file: Path | None = setting(None, path(), "The certificate's private key (PEM).")
     data_dir: Path = setting(Path(".hitledger"), path(), "Folder of the journal and of the embedded Valkey's files.")
     key_prefix: str = setting(
         "hitledger", matching(r"[A-Za-z0-9_.-]{1,64}", "1 to 64 letters, digits, _ . or -"), "First part of every key."
@@ -263,7 +269,35 @@ class Settings:
                 raise SettingsError(f"{name} is no setting.", _nearest(name, list(known)))
             if text.strip():
                 values[known[name].name] = _parse(name, known[name], text.strip())
-        return cls(**values)
+        return cls(**values).with_door()
+
+    def with_door(self) -> Settings:
+        """Return the settings with what opens the ledger's door in its address, where every client finds it.
+
+        Raises:
+            SettingsError: a file cannot be read, or the address has it already.
+        """
+        files = {
+            "ssl_ca_certs": self.redis_ca_file,
+            "ssl_certfile": self.redis_cert_file,
+            "ssl_keyfile": self.redis_key_file,
+        }
+        options = {name: str(file.absolute()) for name, file in files.items() if file}
+        if not options and not self.redis_password_file:
+            return self
+        if self.redis_url is None:
+            raise SettingsError(
+                "HITLEDGER_REDIS_..._FILE is set, and no server to use it with.", "Set HITLEDGER_REDIS_URL."
+            )
+        password = None
+        if self.redis_password_file:
+            password = read_secret(self.redis_password_file, "HITLEDGER_REDIS_PASSWORD_FILE")
+        for file in filter(None, files.values()):
+            read_secret(file, "HITLEDGER_REDIS_..._FILE")
+        try:
+            return replace(self, redis_url=with_door(self.redis_url, password, options))
+        except ValueError as error:
+            raise SettingsError(f"HITLEDGER_REDIS_URL {error}.", "See HITLEDGER_REDIS_..._FILE.") from None
 
     @property
     def journal_dir(self) -> Path:

@@ -17,6 +17,7 @@ import click
 from hitledger.errors import HitledgerError, QueryError, SettingsError
 
 COMMANDS = {
+    "acl": "hitledger.cli.acl",
     "audit": "hitledger.cli.books",
     "doctor": "hitledger.cli.doctor",
     "export": "hitledger.cli.export",

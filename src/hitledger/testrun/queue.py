@@ -33,6 +33,7 @@ CONNECT_SECONDS = 1.0
 COMMAND_SECONDS = 2.0
 RECONNECT_SECONDS = 2
 ACQUIRE_SECONDS = 2.0
+TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
 class PartQueue:
@@ -111,7 +112,7 @@ def make_app(settings: Settings) -> Celery:
     app = _App("hitledger", set_as_current=False, fixups=[])
     app.conf.update(
         broker_url_of_settings=kombu_url(url),
-        broker_use_ssl={"ssl_cert_reqs": ssl.CERT_REQUIRED} if url.startswith("rediss:") else None,
+        broker_use_ssl=tls_options(url),
         broker_transport_options={
             "global_keyprefix": f"{settings.key_prefix}:celery:",
             "socket_connect_timeout": CONNECT_SECONDS,
@@ -133,6 +134,15 @@ def make_app(settings: Settings) -> Celery:
     )
     app.amqp.Connection = _Connection
     return app
+
+
+def tls_options(url: str) -> dict[str, Any] | None:
+    """Return what kombu must know of TLS: certificates are checked, against those that the address names."""
+    parts = urlsplit(url)
+    if parts.scheme != "rediss":
+        return None
+    given = {name: text for name, text in parse_qsl(parts.query) if name in TLS_FILES}
+    return {"ssl_cert_reqs": ssl.CERT_REQUIRED, **given}
 
 
 def kombu_url(url: str) -> str:
