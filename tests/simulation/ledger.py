@@ -221,6 +221,8 @@ class ModelLedger:
         """Batches still on their way, whose senders have stopped waiting."""
         self.operator_faults = False
         """True once an operator's hand has taken the ledger back further than a server could."""
+        self.emptied = 0
+        """How often somebody has emptied it."""
 
     def replied(self, shard: Shard) -> None:
         """Note that a script's reply leaves the server: with `appendfsync always` it is on disk by then."""
@@ -270,6 +272,7 @@ class ModelLedger:
             shard.settle()
         self.id = ""
         self.operator_faults = True
+        self.emptied += 1
 
     def replicate(self, shard: Shard, *, wholly: bool = False) -> None:
         """Let a shard's replicas and disks come closer."""
@@ -331,6 +334,7 @@ class ModelStore:
         if not journals:
             return found
         _ = self.identity
+        self._host.emptied = self._ledger.emptied
         for shard in self._ledger.shards:
             self._host.step("ledger")
             self._reach(shard.number)

@@ -341,10 +341,11 @@ class World:
             if shard.posted_at(log.name, shard.weakest(self.clock)) < last:
                 raise Violation(f"{log.name} was deleted, and a server may come back without it")
 
-    def judge_quarantine(self, log: JournalLog) -> None:
-        """Judge a file being set aside: all of it that may not be lost must be posted."""
+    def judge_quarantine(self, log: JournalLog, *, emptied_since: bool) -> None:
+        """Judge a file being set aside: all of it that may not be lost must be posted, or was, a moment ago."""
         if not log.excused:
-            self._judge_posted(log, "set aside")
+            if not emptied_since:
+                self._judge_posted(log, "set aside")
             log.excused = "it was set aside"
 
     def judge_power_cut(self, log: JournalLog, gone: list[Record]) -> None:
