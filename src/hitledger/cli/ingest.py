@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +20,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from hitledger.cli.output import json_option, print_json
 from hitledger.embedded import with_ledger
 from hitledger.errors import SettingsError
+from hitledger.ingest.follow import follow
 from hitledger.ingest.formats import format_of
 from hitledger.ingest.reading import Source
 from hitledger.ingest.run import FileReport, Options, Run
@@ -38,9 +42,10 @@ STANDARD_INPUT = Path("-")
 @click.option("--format", "text", help="common, combined, json, haproxy, envoy, alb ..., or nginx's own log_format.")
 @click.option("--source", default="", help="Where the logs are from: sets equal logs of several hosts apart.")
 @click.option("--tz", default="UTC", show_default=True, help="IANA time zone of times that name none.")
+@click.option("--follow", is_flag=True, help="Go on as the logs are written and rotated, until Ctrl-C or SIGTERM.")
 @click.option("--dry-run", is_flag=True, help="Say what the lines hold; the ledger is not even asked.")
 @json_option
-def ingest(*, files: Sequence[Path], text: str | None, source: str, tz: str, dry_run: bool, as_json: bool) -> int:
+def ingest(files: Sequence[Path], text: str | None, source: str, tz: str, **flags: bool) -> int:
     """Count what access logs hold, exactly once; "-" is standard input.
 
     Plain, gzip or zstd; nginx, Apache, Caddy, Traefik, HAProxy, Envoy, AWS ALB. A log is known by its content:
@@ -49,17 +54,32 @@ def ingest(*, files: Sequence[Path], text: str | None, source: str, tz: str, dry
     Exit status 1 where a file could not be read to its end.
     """
     options = Options(format_of(text) if text else None, source, _zone(tz))
+    dry_run = flags["dry_run"]
+    if flags["follow"] and (dry_run or STANDARD_INPUT in files):
+        raise click.UsageError("--follow is for files, and not with --dry-run: standard input ends by itself.")
     settings = Settings.from_environment()
     run = Run(settings, None, options) if dry_run else _run(with_ledger(settings), options)
     began = time.monotonic()
-    with _progress(files, run):
-        reports = [run.ingest(None if path == STANDARD_INPUT else path) for path in files]
+    reports: list[FileReport] = []
+    if flags["follow"]:
+        _follow(run, files, reports)
+    else:
+        with _progress(files, run):
+            reports += [run.ingest(None if path == STANDARD_INPUT else path) for path in files]
     content = _content(reports, time.monotonic() - began, dry_run=dry_run)
-    if as_json:
+    if flags["as_json"]:
         print_json(content)
     else:
         _print(content)
     return 1 if any(report.trouble for report in reports) else 0
+
+
+def _follow(run: Run, files: Sequence[Path], reports: list[FileReport]) -> None:
+    over = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: over.set())
+    logging.basicConfig(format="hitledger: %(message)s")
+    follow(run, files, reports, over.is_set)
 
 
 def _run(settings: Settings, options: Options) -> Run:
@@ -138,7 +158,7 @@ def _account(account: Account) -> dict[str, Any]:
         "skipped": dict(account.skipped.most_common()),
         "bad": dict(account.bad.most_common()),
         "examples": [{"reason": reason, "line": line} for reason, line in account.examples],
-        "urls": len(account.urls),
+        "urls": None if account.urls is None else len(account.urls),
         "from": _minute(account.first),
         "to": _minute(account.last),
     }
@@ -162,8 +182,9 @@ def _print(content: dict[str, Any]) -> None:
             click.echo(f"hitledger: {each['trouble']}", err=True)
     if content["dry_run"]:
         click.echo("Nothing was booked: this was a dry run.")
+    urls = "" if content["urls"] is None else f", {content['urls']:,} URLs"
     click.echo(
-        f"{content['lines']:,} lines, {content['counted']:,} counted, {content['urls']:,} URLs, "
+        f"{content['lines']:,} lines, {content['counted']:,} counted{urls}, "
         f"{content['seconds']:,.1f} s, {content['lines_per_second']:,} lines/s"
     )
     if content["from"]:

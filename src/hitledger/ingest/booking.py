@@ -192,8 +192,9 @@ class Booking:
             raise MovedError
         by_shard = _entries(found.tally.hits(), len(self.shards))
         chains = [list(self._chain(shard, found, by_shard[shard])) for shard in found.shards]
-        self.account.add(replace(found.tally.account, counted=0))
-        self.account.urls.update(hash(name) for entries in by_shard for name, _, _ in entries)
+        self.account.add(replace(found.tally.account, counted=0, urls=set()))
+        if self.account.urls is not None:
+            self.account.urls.update(hash(name) for entries in by_shard for name, _, _ in entries)
         for at in range(0, max(map(len, chains), default=0), CALLS_TOGETHER):
             self._post([batch for chain in chains for batch in chain[at : at + CALLS_TOGETHER]])
             self.on_progress()

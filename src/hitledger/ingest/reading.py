@@ -81,6 +81,10 @@ class Source:
         self.raw.seek(0)
         self._data: _Raw | _Unpacked = _Unpacked(self.raw, self._packer) if self._packer else self.raw
 
+    def fileno(self) -> int:
+        """Return the file's descriptor."""
+        return self.raw.fileno()
+
     @property
     def can_restart(self) -> bool:
         """False where a pipe's first bytes are gone."""
@@ -96,6 +100,11 @@ class Source:
         """Say whether `restart` may still be called; a pipe's bytes are kept in a file as long as it may."""
         if isinstance(self.raw, _Pipe):
             self.raw.keeping = needed
+
+    @property
+    def is_packed(self) -> bool:
+        """True where the file's bytes are not the log's."""
+        return self._packer is not None
 
     @property
     def is_whole(self) -> bool:
@@ -178,6 +187,9 @@ class _Raw(Protocol):
     def tell(self) -> int:
         """Return how many bytes were read."""
 
+    def fileno(self) -> int:
+        """Return its descriptor."""
+
     def close(self) -> None:
         """Close it."""
 
@@ -190,6 +202,9 @@ class _Pipe:
         self._kept: Any = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 - closed with the pipe
         self._at = self._passed = 0
         self.keeping = True
+
+    def fileno(self) -> int:
+        return self._fd
 
     def tell(self) -> int:
         return self._at

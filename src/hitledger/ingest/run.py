@@ -139,7 +139,7 @@ class Run:
             if stream.source.is_whole and (line := stream.last_line()):
                 tally.add(line + b"\n")
             hits = tally.hits()
-            tally.account.urls.update(hash(name) for table in hits.values() for name in table)
+            tally.account.see_names(hash(name) for table in hits.values() for name in table)
             report.account.add(tally.account)
             if stream.at_end:
                 break

@@ -7,6 +7,7 @@ and only distinct ones are looked at, each distinct target once for a whole run.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -37,8 +38,8 @@ class Account:
     examples: list[tuple[str, str]] = field(default_factory=list)
     first: int | None = None
     last: int | None = None
-    urls: set[int] = field(default_factory=set)
-    """A number for each distinct URL or line that was counted."""
+    urls: set[int] | None = field(default_factory=set)
+    """A number for each distinct URL or line that was counted; None where nobody asks."""
 
     def add(self, other: Account) -> None:
         """Add another account to this one."""
@@ -46,11 +47,16 @@ class Account:
         self.counted += other.counted
         self.skipped += other.skipped
         self.bad += other.bad
-        self.urls |= other.urls
+        self.see_names(other.urls)
         self.examples = (self.examples + other.examples)[:MOST_EXAMPLES]
         for minute in (other.first, other.last):
             if minute is not None:
                 self.see(minute)
+
+    def see_names(self, names: Iterable[int] | None) -> None:
+        """Take the numbers of URLs and lines into the account."""
+        if self.urls is not None:
+            self.urls = self.urls.union(names) if names is not None else None
 
     def see(self, minute: int) -> None:
         """Take a minute into the span."""
