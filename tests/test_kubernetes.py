@@ -176,6 +176,9 @@ def test_probes_ask_for_what_there_is(manifests: list[Manifest]) -> None:
     (container,) = pods["hitledger-web"]["containers"]
     asked = [container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")]
     assert asked == ["/livez", "/livez", "/readyz"]
+    (settings,) = of_kind(manifests, "ConfigMap")
+    ports = {port["name"]: str(port["containerPort"]) for port in container["ports"]}
+    assert ports == {"http": str(Settings.port), "admin": settings["data"]["HITLEDGER_ADMIN_PORT"]}
     assert container["startupProbe"]["failureThreshold"] * container["startupProbe"]["periodSeconds"] >= 60
 
 
