@@ -71,6 +71,19 @@ def test_a_file_is_kept_while_the_ledger_does_not_confirm(books: Books, monkeypa
     assert len(books.files()) == 1
 
 
+def test_a_confirmation_that_is_old_deletes_nothing(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A poster that stood still behind the ledger's word asks again: other servers may be in charge by then."""
+    monkeypatch.setattr(housekeeping, "CONFIRMED_SECONDS", -1.0)
+    books.note(b"/a")
+    books.journal.close()
+    for _ in range(3):
+        books.poster.round()
+    assert len(books.files()) == 1
+    monkeypatch.undo()
+    books.poster.round()
+    assert not books.files()
+
+
 def test_a_crowded_hold_gives_way(settings: Settings) -> None:
     """Posted files beyond the bytes that may be held go before their time, oldest first."""
     books = Books(replace(settings, journal_hold_seconds=3600, journal_hold_bytes=400, journal_file_bytes=4096))

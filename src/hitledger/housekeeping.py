@@ -39,6 +39,8 @@ MOST_HELD_FILES = 256
 """Each held file takes a descriptor of every process that posts: those of a crash loop must not take all."""
 ROUND_SECONDS = 0.1
 """How long one round may look after files: posting waits meanwhile, and there may be thousands."""
+CONFIRMED_SECONDS = 10.0
+"""How long a confirmation counts: after a stall, servers may be in charge that nobody has asked."""
 HEAL_SECONDS = 60.0
 RETIRE_SECONDS = 3600.0
 
@@ -123,10 +125,9 @@ class Housekeeper:
 
     def _close_if_over(self, follower: Follower, *, crowded: bool) -> bool:
         with follower.writer_gone() as gone:
+            until = self._host.monotonic() + CONFIRMED_SECONDS
             over = gone and follower.posted >= follower.size and self._is_held_enough(follower, crowded=crowded)
-            if over:
-                self._close(follower)
-            return over
+            return over and self._close(follower, until)
 
     def _is_held_enough(self, follower: Follower, *, crowded: bool) -> bool:
         """Confirm a file that is all posted, and tell whether it has been held for long enough since."""
@@ -149,17 +150,23 @@ class Housekeeper:
         marks = [shard.mark or Watermark() for shard in follower.shards]
         return self._store.confirm(follower.name, marks, self._settings.ledger_replicas)
 
-    def _close(self, follower: Follower) -> None:
+    def _close(self, follower: Follower, until: float) -> bool:
+        """Put a stub in a file's place, if that is done in time."""
         stub = follower.path.with_suffix(CLOSED_SUFFIX)
         text = "".join(f"{shard.mark.encode()}\n" for shard in follower.shards if shard.mark)
+        has_room = True
         try:
             write_durably(self._host, stub, text.encode())
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            self._delete(follower.path)  # it makes the room for its own stub
-            write_durably(self._host, stub, text.encode())
+            has_room = False
+        if self._host.monotonic() > until:
+            return False
         self._delete(follower.path)
+        if not has_room:  # now there is
+            write_durably(self._host, stub, text.encode())
+        return True
 
     def _delete(self, path: Path) -> None:
         self._host.unlink(path)

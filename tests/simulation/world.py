@@ -29,6 +29,7 @@ BORN = 1_790_000_000.0
 SHORT_TIMES = {
     (journal, "MOST_FILE_SECONDS"): 60,
     (housekeeping, "HEAL_SECONDS"): 3.0,
+    (housekeeping, "CONFIRMED_SECONDS"): 3.0,
     (housekeeping, "RETIRE_SECONDS"): 20.0,
     (housekeeping, "KEEP_SECONDS"): 600,
 }
