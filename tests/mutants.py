@@ -36,6 +36,17 @@ class Mutant:
 
 
 MUTANTS = (
+    # Readers who do not wait for posting
+    Mutant("others' posting unseen", "pending.py",
+           "max(progress.clean, mark.offset if mark else 0) - self.start", "progress.clean - self.start",
+           "tests/test_report_pending.py::test_a_hit_is_there_once_while_others_post"),
+    Mutant("a ledger that fell back unseen", "pending.py",
+           "            return None  # the ledger fell back", "            pass",
+           "tests/test_report_pending.py::test_a_ledger_that_fell_back_is_posted_first"),
+    Mutant("a closed file is read", "pending.py",
+           "if data is not None and len(data) < MOST_BYTES", "if len(data or b'') < MOST_BYTES",
+           "tests/test_report_pending.py::test_a_file_that_was_closed_is_not_read"),
+
     # The script
     Mutant("no compare-and-set", "lua/post.lua",
            "if current ~= expected then", "if false then",

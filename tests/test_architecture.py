@@ -36,6 +36,7 @@ ROOMS = (
     },
     {
         "follower",
+        "pending",
         "progress",
         "posting",
         "housekeeping",

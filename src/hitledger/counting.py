@@ -11,6 +11,7 @@ from hitledger.bookkeeper import Bookkeeper
 from hitledger.journal import OVERSIZED_KIND, PATH, UNMATCHED_KIND, JournalWriter
 from hitledger.ledger import LedgerStore
 from hitledger.meters import Meters
+from hitledger.pending import Pending
 from hitledger.posting import Poster
 from hitledger.settings import Settings
 
@@ -93,6 +94,10 @@ class HitCounter:
         if now.lost > told.lost:
             self.meters.add(JOURNAL, LOST, now.lost - told.lost)
         self._told = now
+
+    def pending(self) -> Pending | None:
+        """Return what this host has journalled and not posted; None where only posting can tell."""
+        return self.poster.pending()
 
     def post_now(self) -> None:
         """Post all that this host has journalled, as readers do first. Raises LedgerError, at once where it is away."""

@@ -67,10 +67,15 @@ def send(client_of: Client, calls: Sequence[tuple[int, Command]], *, raw: bool =
     return answers
 
 
-def send_together(client: redis.Redis, commands: Sequence[Command], *, raw: bool = False) -> list[Any]:
-    """Send commands to one server in one go, on one connection; the answers as `send` returns them."""
+def send_together(
+    client: redis.Redis, commands: Sequence[Command], *, raw: bool = False, at_one_moment: bool = False
+) -> list[Any]:
+    """Send commands to one server in one go, on one connection; the answers as `send` returns them.
+
+    `at_one_moment`: nobody else's command comes between them. In a cluster they must be of one slot.
+    """
     options: dict[str, Any] = {NEVER_DECODE: True} if raw else {}
-    pipeline = client.pipeline(transaction=False)
+    pipeline = client.pipeline(transaction=at_one_moment)
     for command in commands:
         pipeline.execute_command(*command, **options)
     try:

@@ -53,7 +53,7 @@ NEVER = sys.maxsize
 """Where a shard stands that takes nothing more of a file."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class ShardProgress:
     """How far one file is posted to one shard.
 
@@ -159,8 +159,23 @@ class Follower:
 
     def close(self) -> None:
         """Close the file."""
+        fd, self._fd = self._fd, -1
         with suppress(OSError):
-            self._host.close(self._fd)
+            self._host.close(fd)
+
+    def read(self, offset: int, most_bytes: int) -> bytes | None:
+        """Return what the file holds from an offset on, from any thread; None once it is closed."""
+        fd = self._fd
+        try:
+            data = self._host.pread(fd, most_bytes, offset)
+        except OSError:
+            return None
+        # Once it is closed, the number may be another file's.
+        return data if fd == self._fd >= 0 else None
+
+    def tally(self) -> Tally:
+        """Return an empty tally that records of this file can be added to."""
+        return Tally(len(self.shards), self._urls, self._salt)
 
     @property
     def size(self) -> int:
@@ -267,7 +282,7 @@ class Follower:
 
     def _add_up(self, start: int, crc: int, data: bytes, pieces: list[bytes], torn_bytes: int) -> Taken | None:
         """Add up pieces: what stands before the first line feed, then records; torn bytes follow them."""
-        tally = Tally(len(self.shards), self._urls, self._salt)
+        tally = self.tally()
         length = len(pieces[0]) if pieces else 0
         tally.damaged += bool(length)
         at, step = 1, SLICE_RECORDS
@@ -324,11 +339,18 @@ class Follower:
                 if not outcome.done:
                     settled = False
                     continue
-                progress.mark = batch.wanted
-            progress.clean, progress.crc = taken.end, taken.crc
+                mark: Watermark | None = batch.wanted
+            else:
+                mark = progress.mark
+            # In one step: readers look at it without waiting for their turn.
+            self.shards[shard] = ShardProgress(mark, taken.end, taken.crc)
         if settled:
             self._checked = (taken.end, taken.crc)
         return settled
+
+    def move_mark(self, batch: Batch) -> None:
+        """Note that a batch without hits is booked."""
+        self.shards[batch.shard] = replace(self.shards[batch.shard], mark=batch.wanted)
 
     def closing_batches(self) -> list[Batch]:
         """Return the batches, without hits, that bring every shard's watermark to the file's end."""
@@ -355,6 +377,10 @@ class Tally:
     def has_room(self, distinct: int) -> bool:
         """Tell whether so many more distinct URLs fit into one call to any shard."""
         return max(self._distinct) + distinct <= MOST_URLS_A_CALL
+
+    def knows(self, record: bytes) -> bool:
+        """Tell whether a record, or what a power cut left in its place, can be added."""
+        return is_good(record, self._salt) or bool(whole_part(record, self._salt))
 
     def add(self, counted: Counter[bytes]) -> None:
         """Add equal records, each distinct one checked once."""

@@ -116,7 +116,7 @@ class Housekeeper:
         for batch, outcome in zip(closing, self._store.post(closing), strict=True):
             if not outcome.done:
                 return False
-            follower.shards[batch.shard].mark = batch.wanted
+            follower.move_mark(batch)
         return True
 
     def look_again(self) -> None:

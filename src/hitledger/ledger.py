@@ -428,6 +428,23 @@ class LedgerStore:
             raise error
         return answers
 
+    def read_at_one_moment(self, calls: Sequence[tuple[int, Command]]) -> list[Any] | None:
+        """Send reading commands to shards that one server has; None where several have them, or a script is new to it.
+
+        Raises:
+            LedgerUnavailableError: the server cannot be reached. LedgerError: it refused.
+        """
+        clients = {id(client): client for client in (self.reader(shard) for shard, _ in calls)}
+        if len(clients) != 1:
+            return None
+        (client,) = clients.values()
+        answers = send_together(client, [command for _, command in calls], at_one_moment=True)
+        if any(isinstance(answer, NoScriptError) for answer in answers):
+            return None
+        for error in filter(None, map(error_in, answers)):
+            raise error
+        return answers
+
     def totals_calls(self, period: Period | None = None) -> list[tuple[int, Command]]:
         """Return the calls that `read` takes for what `Totals.of` adds up, two a shard."""
         calls: list[tuple[int, Command]] = []

@@ -31,6 +31,10 @@ class Period:
             start = start.replace(day=1)
         return cls(kind, start)
 
+    def has_hour(self, hour: int) -> bool:
+        """Tell whether an hour, in hours since 1970, is in the period."""
+        return self == Period.containing(self.kind, datetime.fromtimestamp(hour * 3600, UTC))
+
     @property
     def name(self) -> str:
         """The period as people write it: 2026-11-23T22, 2026-11-23 or 2026-11."""

@@ -29,6 +29,7 @@ from hitledger.host import Host
 from hitledger.housekeeping import Housekeeper, HousekeepingLedger
 from hitledger.journal import HEADER_BYTES, SUFFIX
 from hitledger.meters import Meters
+from hitledger.pending import Pending, pending_of
 from hitledger.progress import Progress
 from hitledger.settings import Settings
 
@@ -106,6 +107,21 @@ class Poster:
         """
         posted = {name: each.posted for name, each in list(self._followers.items()) if each.shards}
         return [(path, posted.get(path.name, HEADER_BYTES)) for path, _ in self._host.files(self._directory, SUFFIX)]
+
+    def pending(self) -> Pending | None:
+        """Return what is journalled and not posted, asking nobody; None where only posting can tell.
+
+        For any thread: it waits for no other.
+        """
+        if self._error or self._set_aside or self._troubled:
+            return None
+        followers = dict(self._followers)
+        try:
+            present = {path.name for path, _ in self._host.files(self._directory, SUFFIX)}
+        except OSError:
+            return None
+        # A file that is not there any more was posted whole, or set aside.
+        return pending_of([followers[name] for name in present]) if present <= followers.keys() else None
 
     def post_now(self, *, patient: bool = True) -> None:
         """Post every whole record that the host's journal holds at this moment.

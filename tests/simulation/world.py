@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from random import Random
 from unittest.mock import patch
@@ -12,7 +12,7 @@ from unittest.mock import patch
 from greenlet import getcurrent, greenlet
 
 from hitledger import housekeeping, journal
-from hitledger.entries import Batch
+from hitledger.entries import Batch, Hits
 from hitledger.errors import HitledgerError
 from hitledger.journal import JournalWriter
 from hitledger.posting import Poster
@@ -265,6 +265,7 @@ class World:
             machine = process.machine
             known = [(log, log.starts[-1]) for log in machine.logs.values() if log.starts and not log.excused]
             faults = machine.failed, [shard.epoch for shard in self.ledger.shards]
+            self._judge_pending(process)
             try:
                 process.poster.post_now()
             except (HitledgerError, OSError):
@@ -275,6 +276,26 @@ class World:
                         self._judge_posted(log, "not there for a reader", last + 1)
 
         self.start(process, "read", work, 0.5)
+
+    def _judge_pending(self, process: Process) -> None:
+        """Judge what a reader would add to the counts without posting: all that is behind the watermarks, once."""
+        machine = process.machine
+        fuse, self.fuse = self.fuse, NOWHERE  # undisturbed: others post meanwhile in `test_report_pending`
+        pending = process.poster.pending()
+        self.fuse = fuse
+        if pending is None:
+            return
+        for shard in self.ledger.shards:
+            marks = [shard.marks.get(name) for name in pending.journals]
+            tables = pending.hits(shard.number, marks)
+            for name, mark, table in zip(pending.journals, marks, tables or (), strict=False):
+                log = machine.logs[name]
+                if log.excused or log.has_twin or log.spoilt:
+                    continue
+                added = _cells(table)
+                wanted = log.expected(shard.number, mark.offset if mark else 0, NOWHERE)
+                if added != wanted:
+                    raise Violation(f"{name} shard {shard.number}: a reader would add {added} instead of {wanted}")
 
     def stop(self, process: Process) -> None:
         """End a process in good order."""
@@ -303,10 +324,7 @@ class World:
         """Judge a batch that a shard is about to book."""
         log = machine.logs[batch.journal]
         before, wanted = shard.marks.get(batch.journal), batch.wanted
-        booked: Counter[Cell] = Counter()
-        for hour, group in batch.hits.items():
-            for kind, table in (("url", group.urls), ("line", group.lines), ("route", group.routes)):
-                booked.update({(hour, kind, name): hits for name, hits in table.items()})
+        booked = _cells(batch.hits)
         lost = wanted.lost - (before.lost if before else 0)
         more, less = booked - expected - log.flipped(shard.number), expected - booked
         if more or (less and not log.has_twin):
@@ -428,3 +446,12 @@ def short_times() -> Iterator[None]:
         for each in patches:
             each.stop()
         logging.disable(disabled)
+
+
+def _cells(by_hour: Mapping[int, Hits]) -> Counter[Cell]:
+    """Return hits as the oracle counts them."""
+    cells: Counter[Cell] = Counter()
+    for hour, group in by_hour.items():
+        for kind, table in (("url", group.urls), ("line", group.lines), ("route", group.routes)):
+            cells.update({(hour, kind, name): hits for name, hits in table.items()})
+    return cells

@@ -1,7 +1,7 @@
 """Reports over one ledger: ordered pages, searches and streams of all rows.
 
 A report reads the ledger and never writes to it. Who must see this host's own hits posts its
-journal first (`HitCounter.post_now`); the endpoints do.
+journal first (`HitCounter.post_now`), as the endpoints do, or has what is pending added (`page`).
 
 What costs how much: rows of all time or of one period are read where they stand, and a page
 costs its rows at any depth. Several periods, or a section, must be added up first (`.shelf`);
@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
+from typing import Protocol
 
 from hitledger import tree
 from hitledger.entries import Totals
@@ -29,6 +30,7 @@ from hitledger.report.history import History, report_history
 from hitledger.report.kept import KeptSections, has_children_kept, has_total_kept
 from hitledger.report.merge import first_slices, merge, place_behind, stream, stream_by_part
 from hitledger.report.page import Page, Section
+from hitledger.report.pending import OnlyPostingCanTellError, PendingHits, PendingSource
 from hitledger.report.query import PATTERNS, Query
 from hitledger.report.sections import ByDepth, ByPattern, Sections, read_patterns
 from hitledger.report.shelf import Order, Shelf
@@ -43,6 +45,16 @@ MOST_PICKED_FROM = 200_000
 """Rows that are looked through for a page of a section: about 0.2 s."""
 SEARCH_SECONDS = 2.0
 """How long a search looks before it says how far it came."""
+
+
+class Journalled(Protocol):
+    """A host whose own hits a report must show; `HitCounter` is one. Both methods are for any thread."""
+
+    def pending(self) -> PendingHits | None:
+        """Return what is journalled and not posted; None where only posting can tell."""
+
+    def post_now(self) -> None:
+        """Post it. Raises LedgerError, JournalError."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +89,14 @@ class Reports:
         self._now = now
         self._retention = Retention.of(settings)
         self._patterns: ByPattern = read_patterns(settings.patterns_file)
+        self._most_urls = settings.max_urls
         self._shelf = Shelf(store, settings, directory or settings.data_dir / "reports", now, apart=apart)
 
-    def page(self, query: Query | None = None) -> Page:
+    def page(self, query: Query | None = None, host: Journalled | None = None) -> Page:
         """Return one page, most requested first, equal counts by URL downwards.
+
+        With a `host`, all that it has journalled is in it: what is pending is added where that
+        can be done, and posted first elsewhere.
 
         Raises:
             QueryError: the cursor is not of this query and ledger, or it asks for too much.
@@ -89,12 +105,17 @@ class Reports:
             LedgerUnavailableError: the ledger cannot be reached.
         """
         query, window = self._pinned(query or Query())
+        is_live = _is_live(query, window) and not query.search
+        pending = host.pending() if host and is_live else None
+        if host and not pending:
+            host.post_now()
         subject = self._subject(query)
         behind = decode_cursor(query.cursor, subject) if query.cursor is not None else None
-        if _is_live(query, window) and not query.search:
-            page = self._live_page(query, window, behind)
-        else:
-            page = self._added_up_page(query, window, behind)
+        page = self._pending_page(query, window, behind, pending) if pending else None
+        if page is None:
+            if host and pending:
+                host.post_now()
+            page = (self._live_page if is_live else self._added_up_page)(query, window, behind)
         shown = page.flat[: page.width * query.limit]
         if len(shown) == len(page.flat) and page.complete:
             return page
@@ -178,9 +199,21 @@ class Reports:
             return self._patterns
         return ByDepth(int(query.group)) if query.group is not None else None
 
+    def _pending_page(self, query: Query, window: Window, behind: Place | None, pending: PendingHits) -> Page | None:
+        """Return a page to which pending hits are added; None where they must be posted first."""
+        period = window.periods[0] if window.periods else None
+        try:
+            return self._page_of(PendingSource(self._store, pending, self._most_urls, period), query, window, behind)
+        except OnlyPostingCanTellError:
+            return None
+
     def _live_page(self, query: Query, window: Window, behind: Place | None) -> Page:
-        """Return a page that is read where it stands, totals and rows in one round trip."""
-        source = LiveSource(self._store, window.periods[0] if window.periods else None)
+        """Return a page that is read where it stands."""
+        period = window.periods[0] if window.periods else None
+        return self._page_of(LiveSource(self._store, period), query, window, behind)
+
+    def _page_of(self, source: LiveSource, query: Query, window: Window, behind: Place | None) -> Page:
+        """Return a page, totals and rows in one round trip."""
         slices = first_slices(source.parts, behind, query.limit + 1)
         totals, answers = source.read_with_totals(slices)
         flat = merge(source, slices, answers, query.limit + 1)

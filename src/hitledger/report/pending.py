@@ -1,0 +1,147 @@
+"""The ledger's rows, with what this host has journalled beside them.
+
+For each shard, rows, totals, counts of the pending URLs and the watermarks are read at one
+moment; what the journal holds behind these watermarks is then added. So a reader sees
+every hit of the host without waiting until it is posted, and sees it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple, Protocol
+
+from hitledger.dispatch import Command
+from hitledger.entries import Hits, Totals, Watermark, most_urls_of
+from hitledger.ledger import LedgerStore
+from hitledger.periods import Period
+from hitledger.report.cursor import Place
+from hitledger.report.source import Flat, LiveSource, Slice
+
+COMMANDS = 6
+"""Commands a slice."""
+
+
+class PendingHits(Protocol):
+    """What is journalled and not posted; `hitledger.pending.Pending` is it."""
+
+    journals: list[str]
+
+    def urls(self, shard: int) -> list[str]:
+        """Return the shard's URLs that may have pending hits."""
+
+    def hits(self, shard: int, marks: Sequence[Watermark | None]) -> list[dict[int, Hits]] | None:
+        """Return the shard's hits behind these watermarks; None where only posting can tell."""
+
+
+class OnlyPostingCanTellError(Exception):
+    """What is pending cannot be added: post first, and read then."""
+
+
+class Reading(NamedTuple):
+    """What was read of one shard at one moment, and what is pending of it in the period."""
+
+    rows: Flat
+    totals: Mapping[str, str]
+    urls: int
+    scores: Mapping[str, int]
+    pending: Hits
+
+
+class PendingSource(LiveSource):
+    """All time or one period, with what is pending. Raises OnlyPostingCanTellError."""
+
+    def __init__(self, store: LedgerStore, pending: PendingHits, most_urls: int, period: Period | None = None) -> None:
+        super().__init__(store, period)
+        self._pending = pending
+        self._most_urls = most_urls
+        self._urls = [pending.urls(shard) for shard in range(self.parts)]
+
+    def read(self, slices: Sequence[Slice]) -> list[Flat]:
+        """Read slices of shards."""
+        return [_rows_with(reading, each) for each, reading in zip(slices, self._readings(slices), strict=True)]
+
+    def read_with_totals(self, slices: Sequence[Slice]) -> tuple[Totals, list[Flat]]:
+        """Read one slice of each shard, and the period's totals."""
+        readings = self._readings(slices)
+        rows = [_rows_with(reading, each) for each, reading in zip(slices, readings, strict=True)]
+        return Totals.of(list(chain.from_iterable(map(_totals_with, readings)))), rows
+
+    def _readings(self, slices: Sequence[Slice]) -> list[Reading]:
+        calls = [(each.part, command) for each in slices for command in self._commands(each)]
+        answers = self._store.read_at_one_moment(calls)
+        if answers is None:
+            raise OnlyPostingCanTellError
+        return [
+            self._reading(each, answers[at : at + COMMANDS])
+            for each, at in zip(slices, range(0, len(answers), COMMANDS), strict=True)
+        ]
+
+    def _commands(self, piece: Slice) -> list[Command]:
+        store, shard, urls = self._store, piece.part, self._urls[piece.part]
+        key = store.set_key(shard, self._period)
+        more = piece._replace(rows=piece.rows + len(urls))  # a pending URL may leave its place
+        return [
+            self._command(more),
+            ("HGETALL", store.totals_key(shard, self._period)),
+            ("ZCARD", key),
+            ("ZCARD", store.set_key(shard)),
+            # Neither takes no names at all; a URL begins with "/", and no journal has this name.
+            ("HMGET", store.watermarks_key(shard), *self._pending.journals, ""),
+            ("ZMSCORE", key, *urls, ""),
+        ]
+
+    def _reading(self, piece: Slice, answers: Sequence[Any]) -> Reading:
+        rows, totals, urls, all_urls, texts, scores = answers
+        marks = [Watermark.decode(text) if text else None for text in texts[:-1]]
+        found = self._pending.hits(piece.part, marks)
+        if found is None:
+            raise OnlyPostingCanTellError
+        pending = Hits()
+        for hour, hits in chain.from_iterable(table.items() for table in found):
+            if self._period is None or self._period.has_hour(hour):
+                _add(pending.urls, hits.urls)
+                _add(pending.lines, hits.lines)
+        room = most_urls_of(piece.part, self.parts, self._most_urls) - all_urls
+        known = dict(zip(self._urls[piece.part], scores, strict=False))
+        # Near the cap, only the script says what becomes of a new URL.
+        if not pending.urls.keys() <= known.keys() or (pending.urls and room < len(known)):
+            raise OnlyPostingCanTellError
+        return Reading(
+            rows=rows[1] if piece.behind else rows,
+            totals=totals,
+            urls=urls,
+            scores={url: int(score) for url, score in known.items() if score is not None},
+            pending=pending,
+        )
+
+
+def _add(table: dict[str, int], more: Mapping[str, int]) -> None:
+    for name, hits in more.items():
+        table[name] = table.get(name, 0) + hits
+
+
+def _totals_with(reading: Reading) -> tuple[dict[str, int], int]:
+    """Return a shard's totals and number of URLs, in the form that `Totals.of` takes."""
+    pending = reading.pending
+    table = {name: int(hits) for name, hits in reading.totals.items() if name == "requests" or name.startswith("(")}
+    _add(table, pending.lines)
+    _add(table, {"requests": pending.total})
+    return table, reading.urls + len(pending.urls.keys() - reading.scores.keys())
+
+
+def _rows_with(reading: Reading, piece: Slice) -> Flat:
+    """Return the rows of a slice, those of pending URLs where they belong now."""
+    pending = reading.pending.urls
+    flat = reading.rows
+    if not pending:
+        return flat[: 2 * piece.rows]
+    moved = [(reading.scores.get(url, 0) + hits, url) for url, hits in pending.items()]
+    rows = [(int(hits), url) for url, hits in zip(flat[::2], flat[1::2], strict=True) if url not in pending]
+    rows += [row for row in moved if _is_behind(row, piece.behind)]
+    rows.sort(reverse=True)
+    return [text for hits, url in rows[: piece.rows] for text in (url, str(hits))]
+
+
+def _is_behind(row: tuple[int, str], place: Place | None) -> bool:
+    return place is None or row < place
