@@ -96,6 +96,7 @@ WAYS = [
     ("GET", "/runs/", {"stats:read", "test:run"}), ("GET", "/test/runs/", {"stats:read", "test:run"}),
     ("GET", "/test/runs/x/", {"stats:read", "test:run"}), ("GET", "/live/runs/", {"stats:read", "test:run"}),
     ("GET", "/live/url?url=/a", {"stats:read"}), ("GET", "/stats/history", {"stats:read"}),
+    ("GET", "/stats/series", {"stats:read"}),
     ("POST", "/runs/", {"test:run"}), ("POST", "/runs/x/cancel/", {"test:run"}),
     ("POST", "/test/0/", {"test:run"}), ("DELETE", "/test/runs/x/", {"test:run"}),
 ]  # fmt: skip

@@ -105,9 +105,23 @@ def test_history_is_of_all_requests(client: FlaskClient, by: str) -> None:
     assert len(today["series"]) == 1
 
 
+def test_a_series_can_be_taken_away(client: FlaskClient) -> None:
+    """As CSV or NDJSON, of all requests or of one URL: the numbers of the JSON."""
+    hits, url = IN_ORDER[3]
+    lines = client.get("/stats/series?by=hour").get_data(as_text=True).splitlines()
+    assert lines[0] == "period,requests"
+    assert lines[-1].endswith(f",{TOTAL}")
+    told = get(client, f"/stats/url?url={url}&by=day")["series"]
+    answer = client.get(f"/stats/series?url={url}&by=day&format=ndjson")
+    assert "attachment" in answer.headers["Content-Disposition"]
+    assert [json.loads(line) for line in answer.get_data(as_text=True).splitlines()] == told
+    assert told[-1]["requests"] == hits
+
+
 @pytest.mark.parametrize(
     ("address", "parameter"),
     [
+        ("/stats/series?format=xml", "format"), ("/stats/series?limit=3", "limit"), ("/stats/series?by=week", "by"),
         ("/stats/history?by=week", "by"), ("/stats/history?url=/x", "url"),
         ("/stats/url", "url"), ("/stats/url?url=/x&by=week", "by"), ("/stats/url?url=/x&limit=3", "limit"),
         ("/stats/export?format=xml", "format"), ("/stats/export?order=up", "order"), ("/stats/export?after=x", "after"),

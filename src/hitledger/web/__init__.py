@@ -26,6 +26,7 @@ from hitledger.web.problems import Problem, install_problems, validation_failed
 from hitledger.web.requests import install_request_checks
 from hitledger.web.runs import SizeConverter, runs_api
 from hitledger.web.safety import install_trusted_hosts, protect_pages
+from hitledger.web.series import series_api
 from hitledger.web.services import Services
 from hitledger.web.stats import stats_api
 
@@ -78,7 +79,7 @@ def build_app(services: Services) -> Flask:
     pages = dashboard_blueprint(services)
     limits.guard(pages)
     app.register_blueprint(pages)
-    blueprints = [api_blueprint(), stats_api(services), runs_api(services)]
+    blueprints = [api_blueprint(), stats_api(services), series_api(services), runs_api(services)]
     if services.settings.admin_port is None:
         app.register_blueprint(metrics_blueprint(services))
         blueprints.append(health_api(services))

@@ -37,6 +37,8 @@ log = logging.getLogger("hitledger.web")
 ENDPOINTS = {
     "stats.stats": "stats",
     "stats.one_url": "stats",
+    "series.history": "stats",
+    "series.series": "stats",
     "stats.export": "export",
     "runs.start": "test",
     "dashboard.start_run": "test",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -75,12 +76,22 @@ def now_context(desk: Desk, texts: dict[str, str]) -> dict[str, Any]:
         "kinds": KINDS_SHOWN,
         "following": _following(query, page, rank),
         "exports": urlencode(query.rows_parameters),
+        "days": _whole_days(page),
         "is_new": not shown.error and _is_new(query, page),
         "chart_link": lambda period: period_link(query, period),
         "link": link_of,
         "url_link": url_link,
         "is_within": is_within,
     }
+
+
+def _whole_days(page: Page | None) -> tuple[datetime, datetime] | None:
+    """Return the first and the last day of UTC that a page is about; None where it is no whole days."""
+    if page is None or page.start is None or page.end is None:
+        return None
+    if any(each.astimezone(UTC).time() != time() for each in (page.start, page.end)):
+        return None
+    return page.start.astimezone(UTC), page.end.astimezone(UTC) - timedelta(days=1)
 
 
 def _is_of_now(query: Query) -> bool:

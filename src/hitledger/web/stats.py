@@ -96,17 +96,6 @@ class UrlQuery(BaseModel):
     tz: str | None = Field(None, description="IANA time zone of from and to.")
 
 
-class HistoryQuery(BaseModel):
-    """Which periods to report."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    by: str = Field("day", description="The series' periods: hour, day or month, of UTC.")
-    from_: str | None = Field(None, alias="from", description="The series begins here ...")
-    to: str | None = Field(None, description="... and ends before this.")
-    tz: str | None = Field(None, description="IANA time zone of from and to.")
-
-
 class UrlRow(BaseModel):
     """One URL."""
 
@@ -146,7 +135,7 @@ class StatsPage(BaseModel):
     next: str | None = Field(description="Where the next page is; null on the last one.")
 
 
-class Point(BaseModel):
+class HistoryPoint(BaseModel):
     """How often a URL was requested in one period."""
 
     period: str
@@ -161,15 +150,7 @@ class UrlStats(BaseModel):
     requests: int
     rank: int | None = Field(description="1 is the most requested; null where it never was.")
     by: str
-    series: list[Point]
-
-
-class HistoryStats(BaseModel):
-    """All requests over time."""
-
-    as_of: str
-    by: str
-    series: list[Point]
+    series: list[HistoryPoint]
 
 
 def stats_api(services: Services) -> APIBlueprint:
@@ -205,19 +186,6 @@ def stats_api(services: Services) -> APIBlueprint:
         services.counter.post_now()
         return _url_response(services.reports.url(texts["url"], texts.get("by", "day"), asked))
 
-    @blueprint.get(
-        "/history", responses={200: HistoryStats, **unchanged, **failures}, summary="All requests by hour, day or month"
-    )
-    @checked_here
-    def history(query: HistoryQuery = UNCHECKED) -> Response:
-        del query
-        texts = parameters()
-        refuse_unknown(texts, ("by", "from", "to", "tz"))
-        asked = Query.read({name: text for name, text in texts.items() if name != "by"})
-        services.counter.post_now()
-        found = services.reports.history(texts.get("by", "day"), asked)
-        return _series_response(found.as_of, {"by": found.by}, found.series)
-
     @blueprint.get("/export", responses={**exported, **failures}, summary="All rows, streamed")
     @checked_here
     def export(query: ExportQuery = UNCHECKED) -> Response:
@@ -235,13 +203,13 @@ def stats_api(services: Services) -> APIBlueprint:
 
     @blueprint.after_request
     def share(response: Response) -> Response:
-        _allow_other_origins(response, services.settings.cors_origins)
+        let_in_origins(response, services.settings.cors_origins)
         return response
 
     return blueprint
 
 
-def _allow_other_origins(response: Response, allowed: Sequence[str]) -> None:
+def let_in_origins(response: Response, allowed: Sequence[str]) -> None:
     """Let pages of other origins read a report, where the settings name them (Fetch standard, CORS)."""
     if not allowed:
         return
@@ -308,10 +276,11 @@ def _page_response(query: Query, page: Page) -> Response:
 
 def _url_response(report: UrlReport) -> Response:
     head = {"url": report.url, "requests": report.requests, "rank": report.rank, "by": report.by}
-    return _series_response(report.as_of, head, report.series)
+    return series_response(report.as_of, head, report.series)
 
 
-def _series_response(as_of: datetime, head: dict[str, Any], series: Sequence[tuple[str, int]]) -> Response:
+def series_response(as_of: datetime, head: dict[str, Any], series: Sequence[tuple[str, int]]) -> Response:
+    """Answer with requests by period, behind what else there is to say."""
     content = {**head, "series": [{"period": period, "requests": requests} for period, requests in series]}
     body = json.dumps({"as_of": rfc3339(as_of), **content}) + "\n"
     return _whole(body.encode(), "application/json", None, json.dumps(content).encode())
