@@ -170,6 +170,9 @@ class Settings:
     access_log: bool = setting(
         False, flag(), "Log a line for each answered request: path without query, route, status, duration."
     )
+    traces: bool = setting(
+        False, flag(), "Make traces by OpenTelemetry; its own variables (OTEL_*) say where they go and which are kept."
+    )
     admin_port: int | None = setting(
         None,
         integer(1, 65535, none=True),

@@ -14,6 +14,7 @@ from hitledger.serve import require_watchfiles
 from hitledger.settings import Settings
 from hitledger.supervision import die_with
 from hitledger.testrun.tasks import run_worker
+from hitledger.tracing import start_tracing
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -26,8 +27,7 @@ def worker(*, dev: bool) -> None:
     if dev:
         _run_reloading(settings)
     else:
-        configure_logging(settings)
-        run_worker(settings)
+        _work_here(settings)
 
 
 def _run_reloading(settings: Settings) -> None:
@@ -40,5 +40,10 @@ def _run_reloading(settings: Settings) -> None:
 
 def _work(settings: Settings, parent: int) -> None:
     die_with(parent)
-    configure_logging(settings)
-    run_worker(settings)
+    _work_here(settings)
+
+
+def _work_here(settings: Settings) -> None:
+    tracing = start_tracing(settings)
+    configure_logging(settings, *([tracing.fields] if tracing else []))
+    run_worker(settings, tracing)

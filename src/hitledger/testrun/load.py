@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import version
+from typing import Protocol
 
 import pycurl
 
@@ -34,6 +35,16 @@ MOST_TIMES = 10_000
 """Latencies collected before they go into the histogram, by the thousand at a tenth of the price."""
 
 
+class Spans(Protocol):
+    """Is told of each request, where the run is traced."""
+
+    def begin(self, handle: pycurl.Curl, url: str) -> None:
+        """Prepare a request that is about to be sent."""
+
+    def end(self, handle: pycurl.Curl, status: int) -> None:
+        """Note how it was answered; 0 where it was not."""
+
+
 class Load:
     """One task's requests, and what became of them.
 
@@ -41,7 +52,7 @@ class Load:
     it runs.
     """
 
-    def __init__(self, urls: Iterator[str], connections: int) -> None:
+    def __init__(self, urls: Iterator[str], connections: int, spans: Spans | None = None) -> None:
         self.succeeded = 0
         """Requests answered with 2xx."""
         self.failed = 0
@@ -52,6 +63,7 @@ class Load:
         """How long each answer took, whatever its status; complete when `run` has returned."""
         self._urls = urls
         self._connections = connections
+        self._spans = spans
         self._stopped = False
         self._times: list[int] = []
         self._busy: set[pycurl.Curl] = set()
@@ -108,7 +120,10 @@ class Load:
             for handle in answered:
                 any_answered = True
                 self._times.append(handle.getinfo(pycurl.TOTAL_TIME_T))
-                if 200 <= handle.getinfo(pycurl.RESPONSE_CODE) < 300:
+                status = handle.getinfo(pycurl.RESPONSE_CODE)
+                if self._spans:
+                    self._spans.end(handle, status)
+                if 200 <= status < 300:
                     self.succeeded += 1
                 else:
                     self.failed += 1
@@ -116,6 +131,8 @@ class Load:
                 self._next(handle)
             for handle, _number, _message in broken:
                 self.failed += 1
+                if self._spans:
+                    self._spans.end(handle, 0)
                 self._multi.remove_handle(handle)
                 self._next(handle)
         if len(self._times) > MOST_TIMES:
@@ -132,6 +149,8 @@ class Load:
         self._busy.add(handle)
         self.seen.add(url)
         handle.setopt(pycurl.URL, url)
+        if self._spans:
+            self._spans.begin(handle, url)
         self._multi.add_handle(handle)
 
     def _record_times(self) -> None:
@@ -141,6 +160,8 @@ class Load:
     def _cut(self) -> None:
         for handle in self._busy:
             self.failed += 1
+            if self._spans:
+                self._spans.end(handle, 0)
             self._multi.remove_handle(handle)
             handle.close()
         self._busy.clear()

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from hitledger.errors import LedgerError, LedgerUnavailableError, RunError
 from hitledger.settings import Settings
-from hitledger.testrun.load import Load
+from hitledger.testrun.load import Load, Spans
 from hitledger.testrun.pool import draw_urls
 from hitledger.testrun.record import STARTING_SECONDS, RunRecords
 from hitledger.testrun.run import FAILED, Part
@@ -37,8 +37,11 @@ Answer = TypeVar("Answer")
 class PartRunner:
     """Carries out the parts that one worker takes, one at a time."""
 
-    def __init__(self, settings: Settings, records: RunRecords, worker: str) -> None:
+    def __init__(
+        self, settings: Settings, records: RunRecords, worker: str, spans: Callable[[], Spans | None] = lambda: None
+    ) -> None:
         self._settings = settings
+        self._spans = spans
         self._records = records
         self._worker = worker
         self._load: Load | None = None
@@ -80,7 +83,7 @@ class PartRunner:
         count = min(count, self._settings.test_max_requests)
         target = self._settings.own_url
         urls = draw_urls(target, pool, count, f"{run_id}/{part}")
-        load = self._load = Load(urls, min(count, self._settings.test_connections))
+        load = self._load = Load(urls, min(count, self._settings.test_connections), self._spans())
         reports = _Reports(self._records, run_id, part, claim, load, len(target))
         if self._stopping:
             load.stop()

@@ -70,10 +70,19 @@ class PartQueue:
             queue = self.app.amqp.queues[QUEUE].bind(connection.default_channel)
             return int(queue.queue_declare().message_count) == 0
 
+    def know_task(self) -> None:
+        """Let this process know the task by name, which it only sends."""
+        if TASK not in self.app.tasks:
+            self.carry_out_with(_elsewhere)
+
     def carry_out_with(self, function: Callable[[str, int], None]) -> None:
         """Have a function called for each part that this process takes from the queue."""
         self.app.task(function, name=TASK, ignore_result=True)
         self.app.finalize()
+
+
+def _elsewhere(run_id: str, part: int) -> None:
+    raise AssertionError(f"part {part} of {run_id} is carried out by a worker")
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class Runs:
     def __init__(self, settings: Settings, store: LedgerStore) -> None:
         self._workers = WorkerMarks(store)
         self._records = RunRecords(store, self._workers)
-        self._queue = PartQueue(settings)
+        self.queue = PartQueue(settings)
 
     def start(self, requests: int) -> str:
         """Queue a run of so many requests and return its id.
@@ -53,7 +53,7 @@ class Runs:
             raise RunUnavailableError(f"{MOST_OPEN:,} test runs are waiting already.", "Wait for some to end.")
         run_id, parts = self._records.create(requests, draw_pool(SystemRandom()))
         try:
-            self._queue.send(run_id, range(parts))
+            self.queue.send(run_id, range(parts))
             begun = self._records.open(run_id)
         except (LedgerError, RunUnavailableError):
             with suppress(LedgerError):

@@ -15,12 +15,14 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
+from typing import Protocol
 
 from celery.worker import state as celery_state
 
 from hitledger.errors import HitledgerError, LedgerError, ServiceError
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
+from hitledger.testrun.load import Spans
 from hitledger.testrun.part import PartRunner
 from hitledger.testrun.queue import PartQueue
 from hitledger.testrun.record import RunRecords
@@ -32,7 +34,20 @@ SWEEP_SECONDS = 5.0
 MOST_FILES = 65_536
 
 
-def run_worker(settings: Settings) -> None:
+class Tracing(Protocol):
+    """What makes the spans of a worker, where traces are on."""
+
+    def requests(self) -> Spans | None:
+        """Return what is told of the requests of the part that is carried out now."""
+
+    def trace_queue(self, queue: PartQueue) -> None:
+        """Make spans of the tasks that come by a queue."""
+
+    def close(self) -> None:
+        """Send what there is."""
+
+
+def run_worker(settings: Settings, tracing: Tracing | None = None) -> None:
     """Be a worker until SIGTERM or SIGINT, then leave within a few seconds. Needs the main thread.
 
     Raises:
@@ -41,20 +56,23 @@ def run_worker(settings: Settings) -> None:
     """
     store = LedgerStore(settings)
     try:
-        _Worker(settings, store).run()
+        _Worker(settings, store, tracing).run()
     finally:
         store.close()
+        if tracing:
+            tracing.close()
 
 
 class _Worker:
     """One worker, under an id that no other has or will have."""
 
-    def __init__(self, settings: Settings, store: LedgerStore) -> None:
+    def __init__(self, settings: Settings, store: LedgerStore, tracing: Tracing | None) -> None:
         self._id = secrets.token_hex(8)
         self._marks = WorkerMarks(store)
         self._records = RunRecords(store, self._marks)
         self._queue = PartQueue(settings)
-        self._parts = PartRunner(settings, self._records, self._id)
+        self._parts = PartRunner(settings, self._records, self._id, tracing.requests if tracing else lambda: None)
+        self._tracing = tracing
         self._seen = False
         self._threads = [
             _Repeated(BEAT_SECONDS, self._beat),
@@ -66,6 +84,8 @@ class _Worker:
             signal.signal(number, self._stop)
         _allow_files(MOST_FILES)
         self._queue.carry_out_with(self._parts.run)
+        if self._tracing:
+            self._tracing.trace_queue(self._queue)
         # Not the worker program: that would take over signals, logging and the terminal.
         controller = self._queue.app.WorkController(
             pool="solo",

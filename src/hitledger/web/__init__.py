@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from flask import Flask
 from flask_openapi3 import Info, OpenAPI
@@ -13,6 +14,7 @@ from hitledger.middleware import CountHits
 from hitledger.report import Reports
 from hitledger.settings import Settings
 from hitledger.testrun.runs import Runs
+from hitledger.tracing import start_tracing
 from hitledger.web.admin import build_admin_app, serve_admin
 from hitledger.web.api import AnythingConverter, api_blueprint
 from hitledger.web.auth import install_auth
@@ -30,6 +32,9 @@ from hitledger.web.series import series_api
 from hitledger.web.services import Services
 from hitledger.web.stats import stats_api
 
+if TYPE_CHECKING:
+    from hitledger.tracing.spans import Tracing
+
 DESCRIPTION = "Exact counts of every request that this service answers, by URL path."
 
 
@@ -43,14 +48,14 @@ def create_app(settings: Settings | None = None) -> Flask:
     store = LedgerStore(settings)
     counter = HitCounter(settings, store)
     services = Services(settings, store, counter, Reports(store, settings, apart=True), Runs(settings, store))
-    app = build_app(services)
+    app = build_app(services, start_tracing(settings))
     if settings.admin_port is not None:
         serve_admin(build_admin_app(services), settings.host, settings.admin_port)
     counter.start()
     return app
 
 
-def build_app(services: Services) -> Flask:
+def build_app(services: Services, tracing: Tracing | None = None) -> Flask:
     """Put the endpoints together, around services that exist already."""
     app = OpenAPI(
         "hitledger.web",
@@ -67,6 +72,9 @@ def build_app(services: Services) -> Flask:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.url_map.converters |= {"anything": AnythingConverter, "size": SizeConverter}
+    if tracing:
+        tracing.trace_app(app)
+        tracing.trace_queue(services.runs.queue)
     install_request_checks(app, services.settings)
     install_trusted_hosts(app, services.settings)
     install_problems(app)

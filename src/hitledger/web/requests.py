@@ -13,12 +13,11 @@ from flask import Flask, Response, abort, has_request_context, request
 
 from hitledger.errors import QueryError
 from hitledger.settings import Settings
+from hitledger.tracing import TRACE_KEY
 
 MOST_BODY_BYTES = 64 * 1024
 ID_KEY = "hitledger.request_id"
 """Where a request's id stands in its environment, once somebody has asked for it."""
-TRACE_KEY = "hitledger.trace_id"
-"""Where tracing, if it is on, writes the id of the trace that a request belongs to."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
