@@ -27,7 +27,7 @@ FOLDER = Path(__file__).parent.parent / "deploy" / "kubernetes"
 OVERLAYS = ("base", "overlays/single-node", "overlays/production")
 VERSIONS = ("1.33", "1.37")
 """The oldest Kubernetes that the manifests are for, and the newest that they are checked against."""
-SECRET_KEYS = {"redis-url", "session-key", "valkey-password"}
+SECRET_KEYS = {"redis-password", "session-key"}
 
 
 @pytest.fixture(scope="module", params=OVERLAYS)
@@ -96,7 +96,19 @@ def test_pods_are_restricted(manifests: list[Manifest]) -> None:
         assert {"cpu", "memory"} <= set(container["resources"]["requests"]) & set(container["resources"]["limits"])
 
 
-def test_settings_are_settings(manifests: list[Manifest]) -> None:
+def mounted(pod: dict[str, Any], folder: Path) -> str:
+    """Write the secrets that a pod mounts where Kubernetes puts them, below a folder, and return that."""
+    volumes = {each["name"]: each["secret"]["items"] for each in pod["volumes"] if "secret" in each}
+    (container,) = pod["containers"]
+    for mount in container["volumeMounts"]:
+        for item in volumes.get(mount["name"], ()):
+            file = folder / Path(mount["mountPath"]).relative_to("/run/secrets") / item["path"]
+            file.parent.mkdir(exist_ok=True)
+            file.write_text("a-password-of-at-least-32-characters")
+    return str(folder)
+
+
+def test_settings_are_settings(manifests: list[Manifest], tmp_path: Path) -> None:
     """Every HITLEDGER_ variable is one, with a value that is allowed, and no service link gets among them."""
     (map_of_settings,) = of_kind(manifests, "ConfigMap")
     for _, pod, labels in workloads(manifests):
@@ -105,8 +117,11 @@ def test_settings_are_settings(manifests: list[Manifest]) -> None:
             continue
         (container,) = pod["containers"]
         assert container["envFrom"] == [{"configMapRef": {"name": map_of_settings["metadata"]["name"]}}]
-        given = {each["name"]: each.get("value", "redis://secret") for each in container["env"]}
-        settings = Settings.from_environment({**map_of_settings["data"], **given, "HITLEDGER_HOST": "0.0.0.0"})
+        given = {each["name"]: each["value"] for each in container.get("env", ())}
+        secrets = mounted(pod, tmp_path)
+        values = {name: text.replace("/run/secrets", secrets) for name, text in map_of_settings["data"].items()}
+        settings = Settings.from_environment({**values, **given, "HITLEDGER_HOST": "0.0.0.0"})
+        assert "a-password" in str(settings.redis_url)
         assert settings.auth_mode == "keys"
         assert all(name.startswith(PREFIX) for name in given)
 
