@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
 from hitledger.apikeys import ApiKeys
-from hitledger.errors import SettingsError
+from hitledger.cli.remote import ServicePlace
+from hitledger.errors import ServiceError, SettingsError
 from hitledger.ledger import LedgerStore
 from hitledger.rights import RIGHTS
 from hitledger.settings import Settings
@@ -149,6 +152,20 @@ def test_keys_while_the_ledger_is_away(settings: Settings, store: LedgerStore) -
         assert "sesame" not in json.dumps(problem_of(answer, 503))
         assert answer.headers["Retry-After"]
         assert app.test_client().get("/api/x/", headers=bearer(key)).status_code == 200
+
+
+def test_the_command_line_shows_a_key(app: Flask, store: LedgerStore) -> None:
+    """`hitledger top --url` comes in with the key of its settings, and without one is told what is wanted."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    url = f"http://127.0.0.1:{server.port}"
+    assert ServicePlace(url, api_key(store, "stats:read")).look({}).rows is not None
+    with pytest.raises(ServiceError, match="stats:read"):
+        ServicePlace(url).look({})
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 def test_people_are_sent_to_sign_in_and_back(client: FlaskClient, store: LedgerStore) -> None:

@@ -60,7 +60,8 @@ class Place(Protocol):
 
 def place_of(url: str | None) -> Place:
     """Return the service at a URL, or the ledger of the settings."""
-    return ServicePlace(url) if url else LedgerPlace(with_ledger(Settings.from_environment()))
+    settings = Settings.from_environment()
+    return ServicePlace(url, settings.token) if url else LedgerPlace(with_ledger(settings))
 
 
 class LedgerPlace:
@@ -105,10 +106,11 @@ class LedgerPlace:
 class ServicePlace:
     """A service, over HTTP."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str | None = None) -> None:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
             raise QueryError("--url", "takes the address of a service, such as http://localhost:5000.")
         self._url = url.rstrip("/")
+        self._token = token
 
     def look(self, parameters: dict[str, str]) -> View:
         """Return a page of the report."""
@@ -139,6 +141,9 @@ class ServicePlace:
     def _ask(self, method: str, path: str) -> dict[str, Any]:
         headers = {"Accept": "application/json", "Prefer": "respond-async"}
         request = Request(self._url + path, method=method, headers=headers)  # noqa: S310 - the scheme is checked
+        if self._token:
+            # Not for whomever the service might send us on to.
+            request.add_unredirected_header("Authorization", f"Bearer {self._token}")
         try:
             with urlopen(request, timeout=ANSWER_SECONDS) as answer:  # noqa: S310
                 content = json.load(answer)
