@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import resource
 import socket
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,3 +99,70 @@ def test_idle_and_slow_connections_shut_nobody_out(short_path: Path, idle: int, 
         for _ in range(20):
             assert is_answered(service.settings.port)
         wait_until(lambda: service.booked() == 20)
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[Service]:
+    """A service with one web process."""
+    with tempfile.TemporaryDirectory(prefix="hitledger-", ignore_cleanup_errors=True) as directory:
+        service = Service(Path(directory), workers=1)
+        yield service
+        service.close()
+
+
+def answer_to(port: int, *parts: bytes) -> bytes:
+    """Send a request in parts and return its answer's status line; empty where the connection was just closed."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        # It may be answered and closed before all is sent.
+        with suppress(ConnectionError):
+            for part in parts:
+                connection.sendall(part)
+        with suppress(ConnectionError):
+            return connection.recv(4096).partition(b"\r\n")[0]
+    return b""
+
+
+HEAD = b"GET /api/x/ HTTP/1.1\r\nHost: test\r\n"
+
+
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        (b"X-Long: " + b"a" * 30_000 + b"\r\n\r\n", b"200"),
+        (b"X-Long: " + b"a" * 200_000 + b"\r\n\r\n", b"431"),
+        (b"".join(b"X-%d: a\r\n" % number for number in range(150)) + b"\r\n", b"431"),
+        (b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello", b"400"),
+        (b"Transfer-Encoding: gzip, chunked, identity\r\n\r\n", b"400"),
+    ],
+    ids=["long", "too long", "too many", "two lengths", "no length"],
+)
+def test_a_head_is_bounded_and_says_where_its_body_ends(small: Service, rest: bytes, status: bytes) -> None:
+    """A head that is too large, or of which proxies could see two requests, is refused by the server itself."""
+    assert answer_to(small.settings.port, HEAD, rest).split()[1] == status
+    assert is_answered(small.settings.port)
+
+
+def test_what_follows_a_body_of_two_lengths_is_no_request(small: Service) -> None:
+    """With both a length and chunks, the connection ends with the answer: nothing can be smuggled behind it."""
+    head = b"POST /api/x/ HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+    smuggled = b"GET /api/smuggled/ HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", small.settings.port), timeout=20) as connection:
+        connection.sendall(head + b"0\r\n\r\n" + smuggled)
+        answers = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answers.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: 268435456", b"Transfer-Encoding: chunked"])
+def test_a_large_body_takes_no_memory(small: Service, head: bytes) -> None:
+    """256 MB that no endpoint wants, with and without a length, leave the process as it was."""
+    before = resident_bytes(small.workers()[0])
+    megabyte = b"a" * 2**20
+    chunk = megabyte if b"Length" in head else b"100000\r\n" + megabyte + b"\r\n"
+    answer_to(small.settings.port, b"POST /test/1/ HTTP/1.1\r\nHost: test\r\n" + head + b"\r\n\r\n", *[chunk] * 256)
+    assert is_answered(small.settings.port)
+    assert resident_bytes(small.workers()[0]) - before < 32 * 2**20
+
+
+def resident_bytes(pid: int) -> int:
+    """Return how much memory a process has."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()

@@ -15,6 +15,7 @@ from pathlib import Path
 from flask import Flask
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from hitledger.logs import configure_logging
@@ -27,6 +28,8 @@ from hitledger.web.requests import request_fields
 BACKLOG_CONNECTIONS = 2048
 MOST_CONNECTIONS = 16_384
 """Open connections that a worker takes, idle ones included; more wait in the backlog."""
+MOST_HEAD_BYTES = 64 * 1024
+"""Of one request: Granian's own 400 KB for each connection would be 6 GB for all of them."""
 SPARE_DESCRIPTORS = 256
 """What a worker keeps of its descriptors for the journal, the ledger and its libraries."""
 ANSWER_SECONDS = 3
@@ -57,6 +60,7 @@ def run_web(settings: Settings, *, dev: bool = False) -> None:
         blocking_threads=settings.threads,
         http=HTTPModes.http1,
         websockets=False,
+        http1_settings=HTTP1Settings(max_buffer_size=MOST_HEAD_BYTES),
         backlog=BACKLOG_CONNECTIONS,
         # A connection counts although it is idle: Granian's own default, the backlog's part of
         # each worker, lets some thousand idle ones shut everybody else out.
