@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 from hitledger.errors import LedgerError
@@ -50,6 +51,10 @@ class Look:
             return read()
 
         return self._memory.read(asked, unless_away)
+
+    def hours_of(self, urls: Sequence[str], now: datetime) -> dict[str, list[int]]:
+        """Return the hits of URLs by hour, as `RecentHours.of`."""
+        return self._desk.recent.of(urls, now, away=self._away is not None)
 
     def frame(self, by: str | None) -> dict[str, Any]:
         """Return what is on every page: figures, balance and, by a kind of period, all requests over time."""

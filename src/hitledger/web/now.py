@@ -54,7 +54,7 @@ def now_context(desk: Desk, texts: dict[str, str]) -> dict[str, Any]:
     except QueryError as error:
         query, by, shown = Query(limit=ROWS_SHOWN), "hour", Shown(None, f"{error.parameter}: {error.message}", 422)
     page, rank = shown.report, rank_of(texts)
-    rows = rows_of_page(page, rank, desk.recent, up_to_now=_is_of_now(query)) if page else []
+    rows = rows_of_page(page, rank, look.hours_of if _is_of_now(query) else _no_hours) if page else []
     typed = texts.get("search", "")
     return {
         **look.frame(None if query.group is not None else by),
@@ -92,6 +92,11 @@ def _whole_days(page: Page | None) -> tuple[datetime, datetime] | None:
     if any(each.astimezone(UTC).time() != time() for each in (page.start, page.end)):
         return None
     return page.start.astimezone(UTC), page.end.astimezone(UTC) - timedelta(days=1)
+
+
+def _no_hours(urls: Sequence[str], now: datetime) -> dict[str, list[int]]:
+    del urls, now
+    return {}
 
 
 def _is_of_now(query: Query) -> bool:

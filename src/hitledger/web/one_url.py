@@ -51,7 +51,7 @@ def url_context(desk: Desk, texts: dict[str, str]) -> dict[str, Any]:
         "by": by,
         "kinds": KINDS_SHOWN,
         "chart": chart,
-        "hours": desk.recent.of([report.url], datetime.now(UTC)).get(report.url, []) if report else [],
+        "hours": look.hours_of([report.url], datetime.now(UTC)).get(report.url, []) if report else [],
         "trend_of": _trend,
         "share": percent(report.requests, total) if report else 0.0,
         "mean": _mean(chart),

@@ -122,7 +122,9 @@ async function watch() {
       const parts = await ask();
       if (parts && !isPaused) show(parts);
       failures = 0;
-      if (!isPaused) say("live", "live");
+      if (isPaused) continue;
+      if (find("#balance.away")) say("silent", "the ledger is away");
+      else say("live", "live");
     } catch {
       failures += 1;
       if (failures > 1) say("silent", "The service does not answer: these are the last figures known.");
