@@ -75,6 +75,12 @@ function flash(element) {
   element.animate([{backgroundColor: colour}, {backgroundColor: "transparent"}], 900);
 }
 
+// Of several processes, one may have drawn a moment before the other: counts never go back by that.
+function isOlder(parts) {
+  const [shown, fresh] = [document, parts].map((each) => each.querySelector("#overview[data-at]"));
+  return Boolean(shown && fresh) && fresh.dataset.at < shown.dataset.at;
+}
+
 function show(parts) {
   const rows = [...document.querySelectorAll("[data-rows] tr")];
   const tops = new Map(calm.matches ? [] : rows.map((row) => [row, row.offsetTop]));
@@ -120,7 +126,7 @@ async function watch() {
     while (document.hidden || isPaused) await woken();
     try {
       const parts = await ask();
-      if (parts && !isPaused) show(parts);
+      if (parts && !isPaused && !isOlder(parts)) show(parts);
       failures = 0;
       if (isPaused) continue;
       if (find("#balance.away")) say("silent", "the ledger is away");
