@@ -18,6 +18,7 @@ from hitledger.audit import audit
 from hitledger.entries import MOST_URLS_A_CALL, Batch, Outcome, Part, Watermark
 from hitledger.errors import LedgerError, LedgerUnavailableError
 from hitledger.ingest import booking
+from hitledger.ingest.formats import format_of
 from hitledger.ingest.identity import name_of
 from hitledger.ingest.run import Options, Run
 from hitledger.ledger import LedgerStore
@@ -350,8 +351,6 @@ def test_bad_files_give_one_clear_line(settings: Settings, store: LedgerStore, t
 
 def test_a_log_in_another_format_than_given_is_left_alone(settings: Settings, store: LedgerStore, log: Path) -> None:
     """A wrong --format books nothing and moves no watermark."""
-    from hitledger.ingest.formats import format_of  # noqa: PLC0415 - only here
-
     report = Run(settings, store, Options(format_of("json"))).ingest(log)
     assert "none of its first lines is in the format given" in report.trouble
     first_line = LINES.partition(b"\n")[0]

@@ -37,16 +37,17 @@ SAME = {"combined": "common", "nginx": "common", "apache": "common", "traefik": 
 _TIMES = {"time_local": times.LOCAL, "time_iso8601": times.ISO, "msec": times.EPOCH}
 _PATH = rb"/[^ ?#\"\\\n]*+"
 _SERVER = rb"(?:https?://[^ /?#\"\\\n]++)?+"
+_DELIMITED = rb"(?![^\s\"',;|\]\)\}])"
+"""No more of a word follows."""
 _TARGETS = {
     "request": (rb"[A-Z]++ " + _SERVER, _PATH, rb"[^ \"\\\n]*+ HTTP/\d(?:\.\d)?+"),
-    "request_uri": (_SERVER, _PATH, rb"[^ \"\\\n]*+"),
-    "uri": (b"", rb"/[^ ?#%\"\\\n]*+", b""),
+    "request_uri": (_SERVER, _PATH, rb"[^ \"\\\n]*+" + _DELIMITED),
+    "uri": (b"", rb"/[^ ?#%\"\\\n]*+", _DELIMITED),
 }
 """What a line says of its target in the expected shape: what stands before the path, the path, and what behind it."""
 _STATUS = rb"(?P<status>\d{3})"
 _FOUND = rb"(?:[1235]\d\d|4(?:[1-9]\d|0[0-36-9]))"
 """Answers that count by path whatever the settings: all but 404 and 405."""
-_DELIMITED = rb"(?![^\s\"',;|\]\)\}])"
 _SLOW_STATUS = rb"(?P<status>\d{3}|-?\d|-)"
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 _NO_STATUS = (b"-", b"0", b"-1", b"000")
