@@ -181,6 +181,43 @@ def test_a_live_page_keeps_the_focus_and_can_be_paused(tab: Tab) -> None:
     expect(tab.page.locator("[data-state]")).to_have_text("live")
 
 
+def test_counts_never_go_back(tab: Tab) -> None:
+    """What another process has drawn a moment earlier is not shown in place of what is newer."""
+    tab.service.ask("/api/calm/")
+    with tab.page.expect_response(re.compile("/live/")) as waiting:
+        tab.go("/?search=calm")
+    early = waiting.value.text()
+    requests = tab.page.locator("[data-rows] tr", has_text="/api/calm/").locator("td").nth(2)
+    before = requests.inner_text()
+    tab.service.ask("/api/calm/")
+    expect(requests).not_to_have_text(before)
+    after = requests.inner_text()
+    tab.page.route("**/live/*", lambda route: route.fulfill(body=early, content_type="text/html"))
+    for _ in range(2):
+        with tab.page.expect_response(re.compile("/live/")):
+            pass
+    assert requests.inner_text() == after
+
+
+def test_nothing_moves_for_those_who_want_it_calm(tab: Tab) -> None:
+    """Numbers flash when they change, but not where the system asks for reduced motion."""
+    tab.service.ask("/api/calm/")
+    moving = "document.getAnimations().length"
+    for motion, seen in (("no-preference", True), ("reduce", False)):
+        tab.page.emulate_media(reduced_motion="reduce" if motion == "reduce" else "no-preference")
+        tab.go("/?search=calm")
+        requests = tab.page.locator("[data-rows] tr", has_text="/api/calm/").locator("td").nth(2)
+        before = requests.inner_text()
+        tab.page.evaluate(f"""() => {{
+            window.moved = 0;
+            new MutationObserver(() => {{ window.moved = Math.max(window.moved, {moving}); }})
+                .observe(document.querySelector("main"), {{subtree: true, childList: true, characterData: true}});
+        }}""")
+        tab.service.ask("/api/calm/")
+        expect(requests).not_to_have_text(before)
+        assert bool(tab.page.evaluate("window.moved")) == seen
+
+
 def test_a_hidden_page_asks_for_nothing(tab: Tab) -> None:
     """While nobody sees the page it leaves the service alone; seen again, it catches up at once."""
     tab.page.clock.install()

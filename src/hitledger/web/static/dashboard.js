@@ -115,7 +115,9 @@ function say(word, text) {
 async function ask() {
   const answer = await fetch(main.dataset.live, {headers: {Accept: "text/html"}, signal: AbortSignal.timeout(20000)});
   if (answer.status === 503) return null;
-  if (!answer.ok || answer.redirected) throw new Error(answer.statusText);
+  // Who is not signed in any more is led to where that is done, and back.
+  if (answer.redirected || answer.status === 401) location.reload();
+  if (!answer.ok) throw new Error(answer.statusText);
   return new DOMParser().parseFromString(await answer.text(), "text/html");
 }
 
