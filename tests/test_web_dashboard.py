@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
+from hitledger.errors import ReportBusyError
+from hitledger.report import Page, Query, Reports
 from hitledger.settings import Settings
 from hitledger.web import create_app
 from tests.support import Valkey
@@ -174,6 +176,25 @@ def test_a_newcomer_is_told_what_to_ask_for(client: FlaskClient) -> None:
     assert "curl" not in client.get("/").get_data(as_text=True).replace("hitledger audit", "")
     assert "No URL contains" in client.get("/?search=nothing").get_data(as_text=True)
     assert "never requested" in client.get("/url?url=/never/").get_data(as_text=True)
+
+
+def test_a_long_report_says_how_far_it_is(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks at an empty page meanwhile: it says so, asks again by itself, and has all else already."""
+
+    def busy(reports: Reports, query: Query) -> Page:
+        assert isinstance(reports, Reports)
+        raise ReportBusyError(f"The report is being added up; 40 % are done {query.group}.", 5)
+
+    client.get("/api/one/")
+    client.get("/")
+    monkeypatch.setattr(Reports, "page", busy)
+    for address in ("/?prefix=/api/&group=2", "/live/?prefix=/api/&group=2"):
+        answer = client.get(address)
+        text = answer.get_data(as_text=True)
+        assert answer.status_code == 200
+        assert "40 % are done 2" in text
+        assert "Adding it up" in text
+        assert re.search(r'data-balance="posted">[1-9]', text)
 
 
 def test_a_section_is_a_map_and_a_table(client: FlaskClient) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
 
 from hitledger.errors import LedgerError
+from hitledger.report import Reports
 from hitledger.web.balance import balance_of
 from hitledger.web.overview import Overview
 from hitledger.web.rows import RecentHours
 from hitledger.web.services import Services
 from hitledger.web.shown import Memory, Shown
 
+MOST_WAIT_SECONDS = 1
+"""How long a page waits for a report that must be added up first; then it says how far that is."""
 Report = TypeVar("Report")
 
 
@@ -21,6 +25,9 @@ class Desk:
 
     def __init__(self, services: Services) -> None:
         self.services = services
+        settings = services.settings
+        wait = min(MOST_WAIT_SECONDS, settings.report_wait_seconds)
+        self.reports = Reports(services.store, replace(settings, report_wait_seconds=wait), apart=True)
         self.overview = Overview(services)
         self.recent = RecentHours(services.store)
         self._memory = Memory()

@@ -50,7 +50,7 @@ def now_context(desk: Desk, texts: dict[str, str]) -> dict[str, Any]:
     shown: Shown[Page]
     try:
         query, by = query_of(texts), chart_kind_of(texts)
-        shown = look.read(query, lambda: desk.services.reports.page(query))
+        shown = look.read(query, lambda: desk.reports.page(query))
     except QueryError as error:
         query, by, shown = Query(limit=ROWS_SHOWN), "hour", Shown(None, f"{error.parameter}: {error.message}", 422)
     page, rank = shown.report, rank_of(texts)
