@@ -13,6 +13,7 @@ another process, adds up the same range again and books the rest.
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from zlib import crc32
@@ -207,7 +208,7 @@ class Booking:
         mark = self.shards[shard].mark
         begun = mark.part if mark else None
         many = len(entries) > MOST_URLS_A_CALL or begun is not None
-        digest = crc32(repr(entries).encode()) if many else 0
+        digest = _digest(entries) if many else 0
         if begun and (begun.digest, begun.whole_days_before) != (digest, found.whole_days_before):
             raise LedgerError(
                 f"{self._stream.source.name} was begun with other settings, or by another version of hitledger.",
@@ -240,14 +241,23 @@ class Booking:
 
 
 def _entries(hits: dict[int, dict[str, int]], shards: int) -> list[list[Entry]]:
-    """Return hits as entries, by shard, in the one order that whoever goes on will find them in."""
+    """Return hits as entries, by shard, in the one order that whoever goes on will find them in.
+
+    Hour by hour, so that a call has few sets to add to, and by name, as the server keeps URLs of
+    equal counts.
+    """
     by_shard: list[list[Entry]] = [[] for _ in range(shards)]
-    for hour, table in hits.items():
-        for name, count in table.items():
-            by_shard[shard_of(name, shards) if shards > 1 else 0].append((name, hour, count))
-    for entries in by_shard:
-        entries.sort()
+    for hour in sorted(hits):
+        table = hits[hour]
+        for name in sorted(table):
+            by_shard[shard_of(name, shards) if shards > 1 else 0].append((name, hour, table[name]))
     return by_shard
+
+
+def _digest(entries: Sequence[Entry]) -> int:
+    """Return the CRC-32 of all names, hours and counts."""
+    names = crc32("\n".join([name for name, _, _ in entries]).encode())
+    return crc32(array("q", [number for _, *numbers in entries for number in numbers]).tobytes(), names)
 
 
 def _by_hour(entries: Sequence[Entry]) -> dict[int, Hits]:
