@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,12 +29,15 @@ from hitledger import CountHits
 from hitledger.counting import HitCounter
 from hitledger.journal import JournalWriter
 from hitledger.ledger import LedgerStore
+from hitledger.meters import Meters
 from hitledger.settings import Settings
+from hitledger.web.observed import AccessLog, Observed, RequestMeters
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 MOST_ADDED_US = 15
+MOST_ALL_US = 25
 TIMES_LESS_THAN_ZINCRBY = 20
 
 
@@ -47,38 +51,54 @@ def run(*, quick: bool) -> Result:
         peers = _peers(str(server.socket), str(no_disk.socket))
         peers["CountHits, posting in the background"] = stack.enter_context(_counted(folder / "a", server.url))
         peers["CountHits, nothing in the background"] = stack.enter_context(_counted(folder / "b", None))
+        observed = stack.enter_context(_observed(folder / "observed", server.url))
         steps = stack.enter_context(_steps(folder / "steps"))
         paths = test_run_paths(1_000)
         bare = {"bare Flask": _flask()}
-        variants = {name: _asker(app, itertools.cycle(paths)) for name, app in (bare | peers | steps).items()}
+        variants = {
+            name: _asker(app, itertools.cycle(paths)) for name, app in (bare | peers | observed | steps).items()
+        }
         interleaved(variants, 100)
         found = interleaved(variants, rounds)
-    return _result(found, list(peers), list(steps))
+    return _result(found, list(peers), list(observed), list(steps))
 
 
-def _result(found: dict[str, list[float]], peers: list[str], steps: list[str]) -> Result:
+def _result(found: dict[str, list[float]], peers: list[str], observed: list[str], steps: list[str]) -> Result:
     bare = found["bare Flask"]
     result = Result(
         "What counting adds to one Flask request, in microseconds",
         ["variant", "request takes", "added", "middle half of added"],
         [["bare Flask", Spread.of(bare).middle, "", ""]],
     )
-    added = {name: difference(found[name], bare) for name in [*peers, *steps]}
+    added = {name: difference(found[name], bare) for name in [*peers, *observed, *steps]}
     for name in peers:
         result.rows.append([name, Spread.of(found[name]).middle, added[name].middle, str(added[name])])
-    before = 0.0
-    for name in steps:
-        middle = added[name].middle
-        result.rows.append([f"  step: {name}", "", middle - before, ""])
-        before = middle
+    for kind, names in (("share", observed), ("step", steps)):
+        before = 0.0
+        for name in names:
+            middle = added[name].middle
+            result.rows.append([f"  {kind}: {name}", "", middle - before, ""])
+            before = middle
+    everything = added[observed[-1]]
+    result.rows.insert(
+        len(peers) + 1,
+        [
+            "metrics, access log and CountHits",
+            Spread.of(found[observed[-1]]).middle,
+            everything.middle,
+            str(everything),
+        ],
+    )
     counting = added["CountHits, posting in the background"].middle
     times = added["ZINCRBY in the view, appendfsync always"].middle / counting
     result.bars = [
         Bar("CountHits adds, in microseconds", counting, MOST_ADDED_US, at_least=False),
+        Bar("Metrics, access log and CountHits add, in microseconds", everything.middle, MOST_ALL_US, at_least=False),
         Bar("ZINCRBY into a ledger as durable as ours adds so many times as much", times, TIMES_LESS_THAN_ZINCRBY),
     ]
     result.notes = [
         f"Medians over {len(bare):,} rounds of what each variant takes more than bare Flask in the same round.",
+        "Shares are what each part of the service adds to those before it; the access log goes to a file.",
         "Steps are what each step of CountHits adds to those before it; their sum is a journal without a lock.",
     ]
     return result
@@ -183,6 +203,23 @@ def _counted(folder: Path, url: str | None) -> Iterator[WSGIApplication]:
         counter.journal.close()
     else:
         counter.stop()
+
+
+@contextmanager
+def _observed(folder: Path, url: str) -> Iterator[dict[str, WSGIApplication]]:
+    """What the service does beside answering, part upon part, as `web.build_app` puts it together."""
+    folder.mkdir()
+    log = os.open(folder / "access.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    meters = Meters(folder / "meters")
+    measure, write = RequestMeters(meters).note, AccessLog(log, console=False).note
+    with _counted(folder / "data", url) as counted:
+        yield {
+            "metrics": Observed(_flask(), (measure,)),
+            "access log": Observed(_flask(), (measure, write)),
+            "counting": Observed(counted, (measure, write)),
+        }
+    meters.close()
+    os.close(log)
 
 
 @contextmanager
