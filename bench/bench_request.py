@@ -31,7 +31,8 @@ from hitledger.journal import JournalWriter
 from hitledger.ledger import LedgerStore
 from hitledger.meters import Meters
 from hitledger.settings import Settings
-from hitledger.web.observed import AccessLog, Observed, RequestMeters
+from hitledger.web.accesslog import AccessLog
+from hitledger.web.observed import Observations, Observed
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -192,7 +193,7 @@ def _peers(durable: str, no_disk: str) -> dict[str, WSGIApplication]:
 
 
 @contextmanager
-def _counted(folder: Path, url: str | None) -> Iterator[WSGIApplication]:
+def _counted(folder: Path, url: str | None) -> Iterator[CountHits]:
     """A counted application; without a ledger's address nothing runs beside its requests."""
     settings = Settings(redis_url=url or "unix:///nowhere", data_dir=folder)
     counter = HitCounter(settings, LedgerStore(settings))
@@ -211,12 +212,14 @@ def _observed(folder: Path, url: str) -> Iterator[dict[str, WSGIApplication]]:
     folder.mkdir()
     log = os.open(folder / "access.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     meters = Meters(folder / "meters")
-    measure, write = RequestMeters(meters).note, AccessLog(log, console=False).note
+    measured, logged = Observations(meters), Observations(meters)
+    logged.log = AccessLog(log, logged.digest, console=False).take
     with _counted(folder / "data", url) as counted:
+        counted.counter.meters.feed(measured.digest)
         yield {
-            "metrics": Observed(_flask(), (measure,)),
-            "access log": Observed(_flask(), (measure, write)),
-            "counting": Observed(counted, (measure, write)),
+            "metrics": Observed(_flask(), measured),
+            "access log": Observed(_flask(), logged),
+            "counting": Observed(counted, logged),
         }
     meters.close()
     os.close(log)

@@ -9,6 +9,7 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from hitledger.paths import canonical
 from hitledger.serve import answers_http
 from hitledger.settings import Settings
 from hitledger.web import create_app
-from hitledger.web.observed import AccessLog, Answer
+from hitledger.web.accesslog import AccessLog
+from hitledger.web.observed import Entry
 from hitledger.web.requests import request_fields
 from tests.processes import Running, free_port
 from tests.support import Valkey, wait_until
@@ -138,16 +140,22 @@ def test_an_id_that_is_not_well_formed_is_replaced(settings: Settings, given_id:
     app.extensions["hitledger"].counter.stop()
 
 
-def access_line(environ: dict[str, str], *, console: bool) -> str:
-    """Return what the access log writes of a request."""
+@contextmanager
+def access_log(*, console: bool = False) -> Iterator[tuple[AccessLog, int]]:
+    """An access log that writes when it is told to, into a pipe; yields it and the pipe's other end."""
     read, write = os.pipe()
+    log = AccessLog(write, lambda: None, console=console)
+    log._pid = os.getpid()  # its thread is there already, as far as it knows
     try:
-        answer = Answer((AccessLog(write, console=console).note,), environ, lambda *_: lambda _: None)
-        answer.close()
-        return os.read(read, 65536).decode("ascii")
+        yield log, read
     finally:
         os.close(read)
         os.close(write)
+
+
+def entry(path: str = "/api/x/", method: str = "GET", client: str = "::1", given: str = "") -> Entry:
+    """Return what is noted of a request."""
+    return Entry(method, "200", "/api/<anything:rest>", 1_234_567, 1, path, client, None, given, None, given)
 
 
 LATIN = st.text(st.characters(max_codepoint=255))
@@ -156,13 +164,34 @@ LATIN = st.text(st.characters(max_codepoint=255))
 @given(LATIN, LATIN, LATIN, st.booleans())
 def test_a_request_is_one_line(path: str, method: str, client: str, console: bool) -> None:
     """Whatever a request's path and method hold, its line in the access log is one, and fits into one write."""
-    environ = {"REQUEST_METHOD": method, "PATH_INFO": "/" + path, "REMOTE_ADDR": client, "HTTP_TRACEPARENT": path}
-    line = access_line(environ, console=console)
+    with access_log(console=console) as (log, read):
+        log.take([entry("/" + path, method, client, path)])
+        log.flush()
+        line = os.read(read, 65536).decode("ascii")
     assert line.endswith("\n")
     assert not UNSEEMLY.search(line[:-1])
     assert len(line) < 4096
     if not console:
         assert json.loads(line)["method"] == method
+
+
+def test_lines_that_nobody_takes_hold_nobody_up() -> None:
+    """Where the pipe is full, lines wait up to a bound and are dropped beyond it; the reader hears how many."""
+    with access_log() as (log, read):
+        sent = 0
+        while not log._dropped:
+            log.take([entry()] * 1000)
+            sent += 1000
+        os.set_blocking(read, False)
+        text = b""
+        while log._lines or b"dropped" not in text:
+            log.flush()
+            with suppress(BlockingIOError):
+                text += os.read(read, 2**20)
+        lines = [json.loads(line) for line in text.splitlines()]
+    assert lines[-1]["event"] == "lines of the access log were dropped"
+    assert len(lines) - 1 + lines[-1]["dropped"] == sent
+    assert {line["event"] for line in lines[:-1]} == {"request"}
 
 
 def request_raw(port: int, path: bytes) -> bytes:

@@ -23,7 +23,7 @@ import threading
 import time
 import weakref
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from zlib import crc32
@@ -89,6 +89,7 @@ class Meters:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._host = Host()
+        self._sources: list[Callable[[], None]] = []
         self._begin()
         _all_meters.add(self)
 
@@ -115,13 +116,13 @@ class Meters:
         with self._lock:
             self._row(name).cells[cell] += count
 
-    def observe(self, name: str, nanoseconds: int) -> None:
-        """Add a duration to a histogram: a cell for their sum, one for each of `BUCKETS_MS`, and one more."""
-        bucket = bisect_left(_BUCKETS_NS, nanoseconds) + 1
+    def observe(self, name: str, *nanoseconds: int) -> None:
+        """Add durations to a histogram: a cell for their sum, one for each of `BUCKETS_MS`, and one more."""
         with self._lock:
             cells = self._row(name).cells
-            cells[0] += nanoseconds
-            cells[bucket] += 1
+            for each in nanoseconds:
+                cells[0] += each
+                cells[bisect_left(_BUCKETS_NS, each) + 1] += 1
 
     def set(self, name: str, *cells: int) -> None:
         """Set a row's first numbers, and have them in the file at once."""
@@ -137,8 +138,14 @@ class Meters:
         if time.monotonic() >= self._save_at:
             self.save()
 
+    def feed(self, source: Callable[[], None]) -> None:
+        """Have somebody asked for numbers that wait with him, before they are written down."""
+        self._sources.append(source)
+
     def save(self) -> None:
         """Write the numbers down now."""
+        for source in self._sources:
+            source()
         with self._lock:
             self._save_at = time.monotonic() + SAVE_SECONDS
             if self._fd < 0:

@@ -15,6 +15,7 @@ from hitledger.report import Reports
 from hitledger.settings import Settings
 from hitledger.testrun.runs import Runs
 from hitledger.tracing import start_tracing
+from hitledger.web.accesslog import observations_of
 from hitledger.web.admin import build_admin_app, serve_admin
 from hitledger.web.api import AnythingConverter, api_blueprint
 from hitledger.web.auth import install_auth
@@ -23,7 +24,7 @@ from hitledger.web.docs import docs_blueprint
 from hitledger.web.health import health_api
 from hitledger.web.limits import Limits
 from hitledger.web.metrics import metrics_blueprint
-from hitledger.web.observed import Observed, observers
+from hitledger.web.observed import Observed
 from hitledger.web.problems import Problem, install_problems, validation_failed
 from hitledger.web.requests import install_request_checks
 from hitledger.web.runs import SizeConverter, runs_api
@@ -96,6 +97,6 @@ def build_app(services: Services, tracing: Tracing | None = None) -> Flask:
         app.register_api(blueprint)
     counted = CountHits(app.wsgi_app, services.counter)
     app.wsgi_app = Observed(  # type: ignore[method-assign] # as Flask's docs do
-        counted, observers(services.counter.meters, services.settings)
+        counted, observations_of(services.settings, services.counter.meters)
     )
     return app

@@ -46,19 +46,25 @@ def request_id_of(environ: dict[str, Any]) -> str:
     """Return a request's id: the client's `X-Request-ID` where it is well formed, else a new one."""
     known: str | None = environ.get(ID_KEY)
     if known is None:
-        given = environ.get("HTTP_X_REQUEST_ID", "")
-        known = environ[ID_KEY] = given if _REQUEST_ID.fullmatch(given) else _new_ids.next()
+        known = environ[ID_KEY] = well_formed_id(environ.get("HTTP_X_REQUEST_ID", ""))
     return known
+
+
+def well_formed_id(given: str) -> str:
+    """Return what a client gave as its request's id, where that is one, else a new id."""
+    return given if _REQUEST_ID.fullmatch(given) else _new_ids.next()
+
+
+def well_formed_trace(traceparent: str | None) -> str:
+    """Return the trace's id from a `traceparent` header (W3C trace context); nothing where it has none."""
+    found = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    return found[1] if found else ""
 
 
 def trace_id_of(environ: Mapping[str, Any]) -> str:
-    """Return the id of the trace that a request belongs to (W3C trace context), or nothing."""
+    """Return the id of the trace that a request belongs to, or nothing."""
     known: str | None = environ.get(TRACE_KEY)
-    if known is None:
-        header = environ.get("HTTP_TRACEPARENT")
-        found = _TRACEPARENT.fullmatch(header) if header else None
-        return found[1] if found else ""
-    return known
+    return known or well_formed_trace(environ.get("HTTP_TRACEPARENT"))
 
 
 def request_id() -> str:
