@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -88,10 +88,12 @@ def _run(settings: Settings, options: Options) -> Run:
     return Run(settings, store, options)
 
 
-def _zone(name: str) -> ZoneInfo:
+def _zone(name: str) -> tzinfo:
+    if name == "UTC":
+        return UTC
     try:
         return ZoneInfo(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise SettingsError(f"There is no time zone {name[:60]!r}.", "Use a name like Europe/Berlin.") from error
 
 
@@ -99,7 +101,9 @@ def _zone(name: str) -> ZoneInfo:
 def _progress(files: Sequence[Path], run: Run) -> Iterator[None]:
     """Show on a terminal how far a run is, how fast, and how long it will take."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden) as progress:
         sizes = {str(path): path.stat().st_size for path in files if path != STANDARD_INPUT}
         whole = sum(sizes.values()) if len(sizes) == len(files) else None
         task = progress.add_task("Ingesting", total=whole, rate="")

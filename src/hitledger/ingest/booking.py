@@ -16,6 +16,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from zlib import crc32
 
 from hitledger.entries import MOST_URLS_A_CALL, Batch, Hits, Part, Watermark, shard_of
@@ -192,12 +193,12 @@ class Booking:
         if not self.is_unchanged() or not raise_rungs(stream, self._store, self.name, found.start):
             raise MovedError
         by_shard = _entries(found.tally.hits(), len(self.shards))
-        chains = [list(self._chain(shard, found, by_shard[shard])) for shard in found.shards]
+        chains = [self._chain(shard, found, by_shard[shard]) for shard in found.shards]
         self.account.add(replace(found.tally.account, counted=0, urls=set()))
         if self.account.urls is not None:
             self.account.urls.update(hash(name) for entries in by_shard for name, _, _ in entries)
-        for at in range(0, max(map(len, chains), default=0), CALLS_TOGETHER):
-            self._post([batch for chain in chains for batch in chain[at : at + CALLS_TOGETHER]])
+        while batches := [batch for chain in chains for batch in islice(chain, CALLS_TOGETHER)]:
+            self._post(batches)
             self.on_progress()
         for shard in found.shards:
             self.shards[shard].clean = found.end
