@@ -1,4 +1,7 @@
-"""Scan the API: `python -m tests.scan [--cases N] [--seed S]`; exit status 1 on any failure, or where memory grows."""
+"""Scan the API: `python -m tests.scan [--cases N] [--seed S] [--who WHO]`.
+
+Exit status 1 on any failure, or where memory grows.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,13 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=20_000, help="how many at least")
     parser.add_argument("--seed", type=int, help="what they are drawn from; random without it")
     parser.add_argument("--examples", type=int, default=Plan.examples, help="of each operation in a round's phase")
+    parser.add_argument(
+        "--who", choices=("anybody", "holder", "stranger"), default=Plan.who, help="with a key, without"
+    )
     chosen = parser.parse_args()
     seed = random.randrange(2**31) if chosen.seed is None else chosen.seed
-    verdict = scan(Plan(seed, chosen.cases, chosen.examples))
-    print(f"seed {seed}: {verdict}")  # noqa: T201
+    print(f"seed {seed}", flush=True)  # noqa: T201
+    verdict = scan(Plan(seed, chosen.cases, chosen.examples, chosen.who), lambda text: print(text, flush=True))  # noqa: T201
     return 0 if verdict.is_good else 1
 
 

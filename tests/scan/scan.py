@@ -8,12 +8,17 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+from hitledger.apikeys import ApiKeys
+from hitledger.embedded import EmbeddedValkey
+from hitledger.ledger import LedgerStore
+from hitledger.rights import RIGHTS
+from hitledger.settings import Settings
 from tests.processes import Running
 from tests.support import free_port
 
@@ -30,8 +35,17 @@ class Plan:
 
     seed: int
     cases: int
-    examples: int = 300
-    headers: Mapping[str, str] = field(default_factory=dict)
+    examples: int = 150
+    who: str = "anybody"
+    """Who asks: `anybody`, where no authentication is set; where it is, the `holder` of a key or a `stranger`."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is scanned, and what every request carries."""
+
+    url: str
+    headers: Mapping[str, str]
 
 
 @dataclass
@@ -59,8 +73,8 @@ class Verdict:
         return "\n".join([*lines, *self.failures])
 
 
-def scan(plan: Plan, **settings: str) -> Verdict:
-    """Run a service with a ledger of its own, and scan it until the plan's cases are made."""
+def scan(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Verdict:
+    """Run a service with a ledger of its own, and scan it; `say` is told of each round."""
     verdict = Verdict(plan.seed)
     with tempfile.TemporaryDirectory(prefix="hitledger-", ignore_cleanup_errors=True) as directory:
         folder = Path(directory)
@@ -70,27 +84,29 @@ def scan(plan: Plan, **settings: str) -> Verdict:
             "HITLEDGER_PORT": str(port),
             "HITLEDGER_WORKERS": "1",
             "HITLEDGER_TEST_MAX_REQUESTS": "50",
-            **settings,
+            "HITLEDGER_AUTH": "none" if plan.who == "anybody" else "keys",
         }
         with Running([sys.executable, "-m", "hitledger", "serve"], environment) as service:
             service.line_with("Serving on")
             _fill(port)
+            headers = {"Authorization": f"Bearer {_key(folder / 'data')}"} if plan.who == "holder" else {}
             while verdict.cases < plan.cases and not verdict.failures:
-                _round(plan, verdict, folder / "report.json", f"http://127.0.0.1:{port}")
+                _round(plan, verdict, folder / "report.json", Target(f"http://127.0.0.1:{port}", headers))
                 verdict.memory_bytes.append(_memory_of(service))
+                say(f"{verdict}")
             if service.process.poll() is not None:
                 verdict.failures.append("the service has ended")
             service.end()
     return verdict
 
 
-def _round(plan: Plan, verdict: Verdict, report: Path, url: str) -> None:
+def _round(plan: Plan, verdict: Verdict, report: Path, target: Target) -> None:
     seed = plan.seed + len(verdict.memory_bytes)
     command = [
         sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION),
-        "run", f"{url}/openapi.json", "--url", url, "--checks", "all", "--seed", str(seed),
+        "run", f"{target.url}/openapi.json", "--url", target.url, "--checks", "all", "--seed", str(seed),
         "--max-examples", str(plan.examples), "--report-json-path", str(report), "--no-color",
-        *(word for name, value in plan.headers.items() for word in ("--header", f"{name}:{value}")),
+        *(word for name, value in target.headers.items() for word in ("--header", f"{name}:{value}")),
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=report.parent, env=environment, capture_output=True, text=True, check=False)
@@ -115,6 +131,15 @@ def _fill(port: int) -> None:
         connection.request("GET", f"/api/filled/{number}/")
         connection.getresponse().read()
     connection.close()
+
+
+def _key(data_dir: Path) -> str:
+    """Make an API key that may do everything in a running service's ledger."""
+    store = LedgerStore(Settings(redis_url=EmbeddedValkey(data_dir).url, data_dir=data_dir))
+    try:
+        return ApiKeys(store).create("scan", frozenset(RIGHTS))[0]
+    finally:
+        store.close()
 
 
 def _memory_of(service: Running) -> int:
