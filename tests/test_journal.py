@@ -230,7 +230,7 @@ def test_a_loss_is_told_once(tmp_path: Path) -> None:
     assert [header_of(path).lost for path in sorted(tmp_path.iterdir())] == [1, 0, 0]
 
 
-def test_the_cap_holds(tmp_path: Path) -> None:
+def test_the_cap_holds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """At its cap the journal takes no more, says so, and goes on when there is room again."""
     writer = JournalWriter(tmp_path, cap_bytes=HEADER_BYTES + 10)
     writer.append(journal.PATH, b"/fits")
@@ -242,6 +242,9 @@ def test_the_cap_holds(tmp_path: Path) -> None:
     path.unlink()
     writer.maintain()
     assert writer.append(journal.PATH, b"/after")
+    assert [record.message for record in caplog.records if "cap" in record.message][-1] == (
+        "the journal is below its cap again; 1 hits were lost"
+    )
 
 
 def test_the_cap_lets_a_sealed_file_go(tmp_path: Path) -> None:

@@ -339,6 +339,8 @@ class JournalWriter:
         over = total >= self._cap_bytes
         if over and not self._over_cap:
             log.error("hits are being lost: the journal has reached its cap of %d bytes", self._cap_bytes)
+        elif self._over_cap and not over:
+            log.warning("the journal is below its cap again; %d hits were lost", self.lost)
         with self._lock:
             if over and self._tally_fd >= 0 and self._size > HEADER_BYTES:
                 self._seal("the journal's cap is reached")
