@@ -106,14 +106,16 @@ def _progress(files: Sequence[Path], run: Run) -> Iterator[None]:
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden) as progress:
         sizes = {str(path): path.stat().st_size for path in files if path != STANDARD_INPUT}
         whole = sum(sizes.values()) if len(sizes) == len(files) else None
-        task = progress.add_task("Ingesting", total=whole, rate="")
+        task = progress.add_task("Reading", total=whole, rate="")
         done: dict[str, int] = {}
 
-        def show(source: Source) -> None:
+        def show(source: Source, booked: float) -> None:
             done[source.name] = max(done.get(source.name, 0), source.read_bytes)
             read = sum(done.values())
             speed = progress.tasks[0].speed
-            progress.update(task, completed=read, rate=f"{speed / 2**20:,.0f} MiB/s" if speed else "")
+            word = f"Booking {booked:4.0%}" if booked else "Reading"
+            rate = f"{speed / 2**20:,.0f} MiB/s" if speed else ""
+            progress.update(task, completed=read, description=word, rate=rate)
 
         run.on_progress = show
         yield

@@ -93,7 +93,8 @@ class Booking:
         self.shards = [Progress.of(mark) for mark in log.marks]
         self.account = account
         """What became of the lines that were read here; `counted` is what was booked."""
-        self.on_progress: Callable[[], None] = lambda: None
+        self.on_progress: Callable[[float], None] = lambda _: None
+        """Told how much of a range is booked; 0 while it is read."""
         self.is_unchanged: Callable[[], bool] = lambda: True
         """Asked between reading and booking: whether what was read is still that log's."""
 
@@ -149,7 +150,7 @@ class Booking:
                 if not lines:
                     break
                 tally.add(lines)
-                self.on_progress()
+                self.on_progress(0)
             if stop is None:
                 self._add_last_line(tally)
         except IngestError as error:
@@ -197,9 +198,11 @@ class Booking:
         self.account.add(replace(found.tally.account, counted=0, urls=set()))
         if self.account.urls is not None:
             self.account.urls.update(hash(name) for entries in by_shard for name, _, _ in entries)
+        calls = 0
         while batches := [batch for chain in chains for batch in islice(chain, CALLS_TOGETHER)]:
             self._post(batches)
-            self.on_progress()
+            calls += len(batches)
+            self.on_progress(min(1, calls * MOST_URLS_A_CALL / found.tally.entries))
         for shard in found.shards:
             self.shards[shard].clean = found.end
         stream.source.keep(needed=False)

@@ -60,7 +60,7 @@ class Run:
         self._options = options
         self._names = Names(settings)
         self._minutes = Minutes(options.zone)
-        self.on_progress: Callable[[Source], None] = lambda _: None
+        self.on_progress: Callable[[Source, float], None] = lambda _source, _booked: None
 
     def ingest(self, path: Path | None) -> FileReport:
         """Ingest a file, or standard input, to its end; trouble with the file itself is in the report.
@@ -125,7 +125,7 @@ class Run:
     def _booking(self, stream: LogStream, log: KnownLog, reading: Reading, report: FileReport) -> Booking:
         assert self._store
         booking = Booking(stream, self._store, log, reading, report.account)
-        booking.on_progress = lambda: self.on_progress(stream.source)
+        booking.on_progress = lambda booked: self.on_progress(stream.source, booked)
         return booking
 
     def _only_add_up(self, stream: LogStream, report: FileReport) -> None:
@@ -135,7 +135,7 @@ class Run:
             tally = reading.tally(2**31)
             while tally.entries < MOST_ENTRIES and (lines := stream.lines()):
                 tally.add(lines)
-                self.on_progress(stream.source)
+                self.on_progress(stream.source, 0)
             if stream.source.is_whole and (line := stream.last_line()):
                 tally.add(line + b"\n")
             hits = tally.hits()
