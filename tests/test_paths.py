@@ -35,6 +35,7 @@ def test_canonical_form_of_what_people_type() -> None:
     """Lower-case escapes, escaped letters, query strings and text that is no ASCII find the same URL."""
     assert canonical("/api/%c3%a9/%41/?page=2#top") == "/api/%C3%A9/A/"
     assert canonical("/api/é/A/") == "/api/%C3%A9/A/"
+    assert canonical("/api/\udcff/") == "/api/%FF/"
 
 
 def test_bytes_that_are_no_text_stay_apart() -> None:

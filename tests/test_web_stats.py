@@ -83,6 +83,7 @@ def test_one_url_that_was_never_requested(client: FlaskClient) -> None:
     """It has no rank, and its series is zeros; it may be written as people do."""
     content = get(client, "/stats/url?url=/api/%25c3%25a9?x=1")
     assert (content["url"], content["requests"], content["rank"]) == ("/api/%C3%A9", 0, None)
+    assert get(client, "/stats/url?url=/api/%ff/")["url"] == "/api/%FF/"
 
 
 def test_a_series_has_the_times_that_were_asked_for(client: FlaskClient) -> None:

@@ -39,9 +39,10 @@ def url_of(path: bytes, *, merge_trailing_slash: bool = False) -> str:
 def path_of(url: str) -> bytes:
     """Return the path that a URL, canonical or as a person typed it, stands for.
 
-    A query string or fragment is no part of it. Characters outside ASCII are read as UTF-8.
+    A query string or fragment is no part of it. Characters outside ASCII are read as UTF-8; bytes
+    that are none stand in the text as `surrogateescape` leaves them.
     """
-    return unquote_to_bytes(url.partition("#")[0].partition("?")[0])
+    return unquote_to_bytes(url.partition("#")[0].partition("?")[0].encode("utf-8", "surrogateescape"))
 
 
 def canonical(url: str) -> str:
