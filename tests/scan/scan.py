@@ -25,6 +25,9 @@ from tests.support import free_port
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 ROOT = Path(__file__).parent.parent.parent
 URLS = 12_000
+"""As many as the ledger takes, and more than a page has."""
+RUNS = 1000
+"""As many as a list has."""
 MOST_GROWTH = 1.1
 """Memory after the last round over that after the first, when every cache is warm."""
 
@@ -84,12 +87,13 @@ def scan(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Verdict:
             "HITLEDGER_PORT": str(port),
             "HITLEDGER_WORKERS": "1",
             "HITLEDGER_TEST_MAX_REQUESTS": "50",
+            "HITLEDGER_MAX_URLS": str(URLS),
             "HITLEDGER_AUTH": "none" if plan.who == "anybody" else "keys",
         }
         with Running([sys.executable, "-m", "hitledger", "serve"], environment) as service:
             service.line_with("Serving on")
-            _fill(port)
             headers = {"Authorization": f"Bearer {_key(folder / 'data')}"} if plan.who == "holder" else {}
+            _fill(port, headers)
             while verdict.cases < plan.cases and not verdict.failures:
                 _round(plan, verdict, folder / "report.json", Target(f"http://127.0.0.1:{port}", headers))
                 verdict.memory_bytes.append(_memory_of(service))
@@ -124,11 +128,14 @@ def _round(plan: Plan, verdict: Verdict, report: Path, target: Target) -> None:
     report.unlink()
 
 
-def _fill(port: int) -> None:
-    """Request so many URLs that pages and exports are as long as they get: else memory would grow with them."""
+def _fill(port: int, headers: Mapping[str, str]) -> None:
+    """Request and run so much that pages, exports and lists are as long as they get: else memory grows with them."""
     connection = HTTPConnection("127.0.0.1", port)
     for number in range(URLS):
         connection.request("GET", f"/api/filled/{number}/")
+        connection.getresponse().read()
+    for _ in range(RUNS):
+        connection.request("POST", "/test/1/", headers={**headers, "Prefer": "respond-async"})
         connection.getresponse().read()
     connection.close()
 
