@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.crc import key_slot
 
 from hitledger.audit import audit
+from hitledger.entries import shard_of
 from hitledger.errors import LedgerUnavailableError
 from hitledger.ledger import LedgerStore
 from hitledger.posting import Poster
@@ -240,3 +242,35 @@ def test_shards_are_spread_over_the_masters(settings: Settings) -> None:
     assert len(owners) == 3
     assert store._connections.keeper(store.key("meta")).hget(store.key("meta"), "shards") == str(shards)
     store.close()
+
+
+def count_of(books: Books, number: int) -> int:
+    """Return the hits of one of the URLs."""
+    url = f"/{number}"
+    shard = shard_of(url, books.store.identity.shards)
+    score: Any = books.store.reader(shard).zscore(books.store.set_key(shard), url)
+    return int(score)
+
+
+def test_the_others_go_on_without_a_master(tmp_path: Path) -> None:
+    """While a master is away that nobody replaces, the other shards get their hits; its own follow once it is back."""
+    paths = [b"/%d" % number for number in range(200)]
+    options = ("--cluster-require-full-coverage", "no")
+    with Cluster(tmp_path / "cluster", replicas=False, options=options) as cluster:
+        books = Books(Settings(redis_url=cluster.url, data_dir=tmp_path / "data"))
+        books.note(*paths)
+        books.poster.post_now()
+        gone = cluster.masters[1]
+        shards = [shard for shard in range(books.store.identity.shards) if cluster.primary_of(shard) is not gone]
+        living = [number for number in range(200) if shard_of(f"/{number}", books.store.identity.shards) in shards]
+        gone.kill()
+        books.note(*paths)
+        with pytest.raises(LedgerUnavailableError):
+            books.poster.post_now()
+        assert [count_of(books, number) for number in living] == [2] * len(living)
+        assert 50 < len(living) < 200
+        gone.start()
+        cluster.wait_well()
+        wait_until(lambda: has_posted(books))
+        assert set(books.counts().values()) == {2}
+        books.close()

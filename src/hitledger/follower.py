@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -64,6 +64,8 @@ class ShardProgress:
     mark: Watermark | None
     clean: int
     crc: int
+    away: bool = False
+    """True while nobody answers for the shard: it waits, and the others go on."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,16 @@ class Follower:
         return min(shard.clean for shard in self.shards)
 
     @property
+    def reached(self) -> int:
+        """Up to which byte every shard that answers has its hits; `NEVER` where none does."""
+        return min((shard.clean for shard in self.shards if not shard.away), default=NEVER)
+
+    @property
+    def waits(self) -> bool:
+        """True while some shard does not answer."""
+        return any(shard.away for shard in self.shards)
+
+    @property
     def lost(self) -> int:
         """Hits that the file's writer could not journal; 0 where the header is damaged."""
         try:
@@ -198,6 +210,8 @@ class Follower:
     @property
     def has_untold_losses(self) -> bool:
         """True where the ledger does not know yet of hits that were lost beside this file."""
+        if self.shards[0].away:
+            return False
         mark = self.shards[0].mark
         return self.lost > (mark.lost if mark else 0)
 
@@ -211,8 +225,8 @@ class Follower:
             if gone:
                 self._host.unlock(self._fd)
 
-    def look(self, marks: Sequence[Watermark | None]) -> None:
-        """Take over the watermarks that the ledger has.
+    def look(self, marks: Sequence[Watermark | None], away: Collection[int] = ()) -> None:
+        """Take over the watermarks that the ledger has, but of the shards that are away.
 
         A shard whose watermark lies on bytes that the file does not have takes nothing more of
         it; the others go on. `mismatch` says why.
@@ -223,8 +237,11 @@ class Follower:
         shards, mismatch = [], ""
         for shard, mark in enumerate(marks):
             old = self.shards[shard] if self.shards else None
+            if shard in away:
+                shards.append(replace(old or ShardProgress(None, HEADER_BYTES, 0), away=True))
+                continue
             if old and old.mark == mark and old.clean != NEVER:
-                shards.append(old)
+                shards.append(replace(old, away=False))
                 continue
             if old and old.mark and (mark is None or mark.offset < old.mark.offset):
                 log.warning("the ledger fell back behind what was posted of %s; posting it again", self.name)
@@ -236,7 +253,7 @@ class Follower:
                 mismatch = error.message
                 shards.append(ShardProgress(mark, NEVER, 0))
         self.shards, self.mismatch = shards, mismatch
-        if all(shard.clean == NEVER for shard in shards):
+        if all(shard.clean == NEVER and not shard.away for shard in shards):
             raise JournalError(mismatch)
 
     def _check(self, mark: Watermark) -> int:
@@ -260,11 +277,11 @@ class Follower:
         One call stops at `MOST_URLS_A_CALL` distinct URLs a shard. `ended` says that the
         writer is gone, so that an unfinished record at the end will never be finished.
         """
-        start = self.posted
-        crc = next(shard.crc for shard in self.shards if shard.clean == start)
+        start, active = self.reached, [shard for shard in self.shards if not shard.away]
+        crc = next(shard.crc for shard in active if shard.clean == start)
         # A batch ends at the next shard's position at the latest, so that for each shard all
         # of it is new or all of it is posted.
-        stop = min((shard.clean for shard in self.shards if shard.clean > start), default=None)
+        stop = min((shard.clean for shard in active if shard.clean > start), default=None)
         room = CHUNK_BYTES if stop is None else min(CHUNK_BYTES, stop - start)
         data = self._host.pread(self._fd, room, start)
         if not data:
@@ -314,7 +331,7 @@ class Follower:
 
     def _batch(self, shard: int, taken: Taken, hits: dict[int, Hits], damaged: int) -> Batch | None:
         progress = self.shards[shard]
-        if progress.clean != taken.start:
+        if progress.away or progress.clean != taken.start:
             return None
         old = progress.mark or Watermark()
         lost = self._lost(shard, old)
@@ -332,7 +349,7 @@ class Follower:
         """Move on after posting; False where a shard's watermark must be looked at again."""
         settled = True
         for shard, progress in enumerate(self.shards):
-            if progress.clean != taken.start:
+            if progress.away or progress.clean != taken.start:
                 continue
             if shard in outcomes:
                 batch, outcome = outcomes[shard]
@@ -353,9 +370,11 @@ class Follower:
         self.shards[batch.shard] = replace(self.shards[batch.shard], mark=batch.wanted)
 
     def closing_batches(self) -> list[Batch]:
-        """Return the batches, without hits, that bring every shard's watermark to the file's end."""
+        """Return the batches, without hits, that bring the watermarks of shards that answer to the file's end."""
         found = []
         for shard, progress in enumerate(self.shards):
+            if progress.away:
+                continue
             old = progress.mark or Watermark()
             wanted = replace(old, offset=progress.clean, crc=progress.crc, lost=self._lost(shard, old))
             if wanted != progress.mark:

@@ -39,7 +39,7 @@ from redis.exceptions import NoScriptError
 
 from hitledger.checks import server_findings
 from hitledger.connections import Connections, Server, connect, server_errors
-from hitledger.dispatch import Command, error_in, script, send_scripts, send_together
+from hitledger.dispatch import Command, error_in, script, send, send_scripts, send_together
 from hitledger.entries import (
     MOST_ROUTES,
     MOST_SECTIONS,
@@ -232,17 +232,34 @@ class LedgerStore:
     # Posting
 
     def watermarks(self, journals: Sequence[str]) -> dict[str, list[Watermark | None]]:
-        """Read the watermarks of journal files, one a shard; None where a shard has not seen the file."""
+        """Read the watermarks of journal files, one a shard; None where a shard has not seen the file.
+
+        Raises LedgerError where a shard does not answer.
+        """
+        found, away = self.look(journals)
+        for error in away.values():
+            raise error
+        return found
+
+    def look(self, journals: Sequence[str]) -> tuple[dict[str, list[Watermark | None]], dict[int, LedgerError]]:
+        """Read watermarks as `watermarks` does, of the shards that answer, and say which do not.
+
+        Raises LedgerError where none does.
+        """
+        away: dict[int, LedgerError] = {}
         found: dict[str, list[Watermark | None]] = {journal: [] for journal in journals}
         if not journals:
-            return found
-        shards = self.identity.shards
-        answers = self.read([(shard, ("HMGET", self.watermarks_key(shard), *journals)) for shard in range(shards)])
-        for texts in answers:
-            assert isinstance(texts, list)
-            for journal, text in zip(journals, texts, strict=True):
+            return found, away
+        shards = range(self.identity.shards)
+        answers = send(self.reader, [(shard, ("HMGET", self.watermarks_key(shard), *journals)) for shard in shards])
+        for shard, texts in zip(shards, answers, strict=True):
+            if error := error_in(texts):
+                away[shard] = error
+            for journal, text in zip(journals, [None] * len(journals) if error else texts, strict=True):
                 found[journal].append(Watermark.decode(text) if text else None)
-        return found
+        if len(away) == len(shards):
+            raise away[0]
+        return found, away
 
     def post(self, batches: Sequence[Batch]) -> list[Outcome]:
         """Book batches, those of a shard in their order, together where a server holds several shards.

@@ -16,13 +16,13 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from hitledger.entries import LedgerIdentity
+from hitledger.entries import LedgerIdentity, Watermark
 from hitledger.errors import JournalError, LedgerError, LedgerUnavailableError
 from hitledger.follower import Follower, Taken, UrlTable
 from hitledger.host import Host
@@ -50,6 +50,9 @@ class PostingLedger(HousekeepingLedger, Protocol):
 
     def open(self) -> LedgerIdentity:
         """Look at the ledger anew."""
+
+    def look(self, journals: Sequence[str]) -> tuple[dict[str, list[Watermark | None]], dict[int, LedgerError]]:
+        """Return the watermarks of journal files, and which shards do not answer."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class Poster:
         self._away: LedgerUnavailableError | None = None
         self._away_at = float("-inf")
         self._started = self._ended = 0
+        self._shards_away: dict[int, LedgerError] = {}
 
     @property
     def status(self) -> PostingStatus:
@@ -204,6 +208,8 @@ class Poster:
                 if look:
                     self._look()
                 self._post_files()
+                for error in self._shards_away.values():
+                    raise error  # the other shards have their hits
                 if keep_house:
                     self._keep_house()
         except LedgerError as error:
@@ -286,10 +292,10 @@ class Poster:
             log.error("journal file %s cannot be read: %s", name, error)
 
     def _look(self) -> None:
-        found = self._store.watermarks([follower.name for follower in self._followers.values()])
+        found, self._shards_away = self._store.look([follower.name for follower in self._followers.values()])
         for name, follower in list(self._followers.items()):
             try:
-                follower.look(found[follower.name])
+                follower.look(found[follower.name], self._shards_away)
             except OSError as error:
                 self._have_trouble(name, error)
             except JournalError as error:
@@ -309,14 +315,14 @@ class Poster:
         with follower.writer_gone() as gone:
             target = follower.size
         # A writer that goes on in such a file moves on to another once this one is set aside.
-        while (gone or not follower.mismatch) and self._follows(follower) and follower.posted < target:
+        while (gone or not follower.mismatch) and self._follows(follower) and follower.reached < target:
             taken = follower.take(ended=gone)
             if taken is None:
                 break
             self._post(follower, taken)
         if not self._follows(follower):
             return
-        if follower.mismatch:
+        if follower.mismatch and not follower.waits:
             self._quarantine(follower.path.name, follower.mismatch)
         elif follower.has_untold_losses and not self._housekeeper.bring_to_end(follower):
             self._look()
@@ -338,10 +344,16 @@ class Poster:
         if "stranger" in words:
             self._store.open()
             self._housekeeper.look_again()
-        error = next((outcome.error for _, outcome in outcomes.values() if outcome.error), None)
-        if error:
-            raise error
         self._look()
+        self._wait_for({shard: outcome.error for shard, (_, outcome) in outcomes.items() if outcome.error})
+
+    def _wait_for(self, shards: Mapping[int, LedgerError]) -> None:
+        """Go on without some shards until the next look."""
+        self._shards_away |= shards
+        for follower in self._followers.values():
+            for shard in shards:
+                if follower.shards:
+                    follower.shards[shard].away = True
 
     def _quarantine(self, name: str, reason: str) -> None:
         follower = self._followers.pop(name)

@@ -213,7 +213,7 @@ class ModelLedger:
         self.always = always
         self.one_server = one_server
         self.id = ""
-        self.down: set[int] = set()
+        self.down: frozenset[int] = frozenset()
         """Shards that no one can reach."""
         self.flaky = False
         """True while calls fail at random."""
@@ -308,6 +308,11 @@ class ModelStore:
         """Which ledger this is, as last seen."""
         return self._identity or self.open()
 
+    @property
+    def opened(self) -> bool:
+        """True where the process knows the ledger that is there."""
+        return bool(self._identity and self._identity.id == self._ledger.id)
+
     def _reach(self, shard: int) -> None:
         ledger = self._ledger
         if shard in ledger.down or (ledger.flaky and self._random.random() < 0.1):
@@ -329,19 +334,32 @@ class ModelStore:
         return self._identity
 
     def watermarks(self, journals: Sequence[str]) -> dict[str, list[Watermark | None]]:
-        """Read watermarks, each shard at its own moment."""
+        """Read watermarks, or raise where a shard is away."""
+        found, away = self.look(journals)
+        for error in away.values():
+            raise error
+        return found
+
+    def look(self, journals: Sequence[str]) -> tuple[dict[str, list[Watermark | None]], dict[int, LedgerError]]:
+        """Read watermarks, each shard at its own moment, of those that answer."""
+        away: dict[int, LedgerError] = {}
         found: dict[str, list[Watermark | None]] = {journal: [] for journal in journals}
         if not journals:
-            return found
+            return found, away
         _ = self.identity
         self._host.emptied = self._ledger.emptied
         for shard in self._ledger.shards:
             self._host.step("ledger")
-            self._reach(shard.number)
+            try:
+                self._reach(shard.number)
+            except LedgerUnavailableError as error:
+                away[shard.number] = error
             for journal in journals:
-                found[journal].append(shard.marks.get(journal))
+                found[journal].append(None if shard.number in away else shard.marks.get(journal))
         self._host.step("ledger")
-        return found
+        if len(away) == len(self._ledger.shards):
+            raise away[0]
+        return found, away
 
     def post(self, batches: Sequence[Batch]) -> list[Outcome]:
         """Book batches; what is answered need not be what was done."""

@@ -359,7 +359,8 @@ class ModelHost(Host):
     def now(self) -> float:
         """Return the wall clock's time, which may be anything."""
         now = self._world.clock + self._machine.wall_offset
-        if self.hit_seconds is None:
+        task = self._world.current
+        if self.hit_seconds is None and (task is None or task.role == "hit"):
             self.hit_seconds = now
         return now
 

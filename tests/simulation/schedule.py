@@ -227,7 +227,7 @@ class Schedule:
         world = self.world
         world.calm = True
         world.ledger.flaky = False
-        world.ledger.down.clear()
+        world.ledger.down = frozenset()
         for machine in world.machines:
             machine.failing, machine.disk.free, machine.wall_offset = False, PLENTY, 0.0
         while world.parked:

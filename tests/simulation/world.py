@@ -26,6 +26,9 @@ PLENTY = 1 << 50
 BORN = 1_790_000_000.0
 """When the simulation begins, in unix seconds."""
 
+ALL = frozenset([-1])
+"""Shards that are away: who knows which."""
+
 SHORT_TIMES = {
     (journal, "MOST_FILE_SECONDS"): 60,
     (housekeeping, "HEAL_SECONDS"): 3.0,
@@ -264,16 +267,17 @@ class World:
         def work() -> None:
             machine = process.machine
             known = [(log, log.starts[-1]) for log in machine.logs.values() if log.starts and not log.excused]
-            faults = machine.failed, [shard.epoch for shard in self.ledger.shards]
+            faults, opened = self._faults(machine), process.store.opened
+            away: frozenset[int] = frozenset()
             self._judge_pending(process)
             try:
                 process.poster.post_now()
             except (HitledgerError, OSError):
-                return
-            if faults == (machine.failed, [shard.epoch for shard in self.ledger.shards]):
+                away = self.ledger.down if self.ledger.down and opened and not self.ledger.flaky else ALL
+            if faults == self._faults(machine) and away != ALL:
                 for log, last in known:
-                    if f"{log.name}.journal" in machine.disk.names and not log.excused:
-                        self._judge_posted(log, "not there for a reader", last + 1)
+                    if f"{log.name}.journal" in machine.disk.names and not (log.excused or (away and log.spoilt)):
+                        self._judge_posted(log, "not there for a reader", last + 1, away)
 
         self.start(process, "read", work, 0.5)
 
@@ -296,6 +300,10 @@ class World:
                 wanted = log.expected(shard.number, mark.offset if mark else 0, NOWHERE)
                 if added != wanted:
                     raise Violation(f"{name} shard {shard.number}: a reader would add {added} instead of {wanted}")
+
+    def _faults(self, machine: Machine) -> tuple[object, ...]:
+        ledger = self.ledger
+        return machine.failed, [shard.epoch for shard in ledger.shards], ledger.down, ledger.flaky
 
     def stop(self, process: Process) -> None:
         """End a process in good order."""
@@ -413,8 +421,12 @@ class World:
         if lost < log.lost and not log.spoilt and log.name >= max(shard.floor for shard in self.ledger.shards):
             raise Violation(f"{log.name}: {log.lost} hits were lost, the ledger knows of {lost}")
 
-    def _judge_posted(self, log: JournalLog, where: str, end: int = NOWHERE) -> None:
+    def _judge_posted(
+        self, log: JournalLog, where: str, end: int = NOWHERE, away: frozenset[int] = frozenset()
+    ) -> None:
         for shard in self.ledger.shards:
+            if shard.number in away:
+                continue
             behind = log.behind(shard.number, shard.posted_at(log.name, len(shard.log)), end)
             if behind:
                 raise Violation(f"{len(behind)} hits of {log.name} are not posted to {shard.number}; it is {where}")
