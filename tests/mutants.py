@@ -98,14 +98,14 @@ MUTANTS = (
            "if current == '' and known[2] and journal < known[2] then", "if false then",
            "tests/test_housekeeping.py::test_old_watermarks_are_retired_and_their_files_refused"),
     # The ledger
-    Mutant("WAITAOF on another connection", "ledger.py",
+    Mutant("WAITAOF on another connection", "dispatch.py",
            "answers = send_together(client, [*commands, *waits])",
            "pool = client.connection_pool\n"
            "    other = redis.Redis(connection_pool=redis.ConnectionPool("
            "connection_class=pool.connection_class, **pool.connection_kwargs))\n"
            "    answers = [*send_together(client, commands), *send_together(other, waits)]",
            "tests/test_ledger.py::test_what_is_not_on_the_disk_is_not_confirmed"),
-    Mutant("replicas not waited for", "ledger.py",
+    Mutant("replicas not waited for", "dispatch.py",
            "durable[0] >= 1 and durable[1] >= replicas", "durable[0] >= 1",
            "tests/test_ledger.py::test_confirmed_means_on_the_disk"),
     Mutant("posting is tried again blindly", "clients.py",

@@ -19,6 +19,13 @@ from redis.exceptions import NoScriptError
 from hitledger.connections import as_ledger_error
 from hitledger.errors import LedgerError
 
+CONFIRM_MS = 500
+"""How long a WAITAOF for the server's own disk may take."""
+REPLICAS_CONFIRM_MS = (20, 100, 1000)
+"""How long to wait for replicas, in as many tries, all within what a command may take. A replica tells how far its
+disk is when it is asked, which a WAITAOF does as it begins, and else once a second: asked in the same breath as it is
+sent the write, it is not that far yet."""
+
 Command = tuple[str | int, ...]
 """A command's words."""
 Client = Callable[[int], redis.Redis]
@@ -105,3 +112,22 @@ def error_in(answer: object) -> LedgerError | None:
     if isinstance(answer, LedgerError):
         return answer
     return as_ledger_error(answer) if isinstance(answer, Exception) else None
+
+
+def confirm_on(client: redis.Redis, commands: Sequence[Command], replicas: int) -> bool:
+    """Have one server write watermarks again and say that they are durable."""
+    waits: list[Command] = [("WAITAOF", 1, 0, CONFIRM_MS)]
+    waits += [("WAITAOF", 1, replicas, milliseconds) for milliseconds in REPLICAS_CONFIRM_MS if replicas]
+    answers = send_together(client, [*commands, *waits])
+    written, durable = answers[: len(commands)], answers[-1]
+    if any(isinstance(answer, NoScriptError) for answer in written):
+        # What WAITAOF said is worth nothing: nothing was written. The caller comes again.
+        send_together(client, [("SCRIPT LOAD", script("post").text)])
+        return False
+    if isinstance(durable, redis.ResponseError) and "appendonly is disabled" in str(durable):
+        # Nothing is ever durable there: it was said at the start, and replicas are all that can be asked for.
+        *written, copies = send_together(client, [*commands, ("WAIT", replicas, CONFIRM_MS)])
+        durable = [1, copies]
+    if any(not isinstance(answer, list) or answer[0] != "duplicate" for answer in written):
+        return False
+    return isinstance(durable, list) and durable[0] >= 1 and durable[1] >= replicas

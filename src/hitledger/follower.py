@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -364,6 +364,11 @@ class Follower:
         if settled:
             self._checked = (taken.end, taken.crc)
         return settled
+
+    def wait_for(self, shards: Iterable[int]) -> None:
+        """Take nothing for some shards until the next look."""
+        for shard in shards if self.shards else ():
+            self.shards[shard] = replace(self.shards[shard], away=True)
 
     def move_mark(self, batch: Batch) -> None:
         """Note that a batch without hits is booked."""

@@ -39,7 +39,7 @@ from redis.exceptions import NoScriptError
 
 from hitledger.checks import server_findings
 from hitledger.connections import Connections, Server, connect, server_errors
-from hitledger.dispatch import Command, error_in, script, send, send_scripts, send_together
+from hitledger.dispatch import Command, confirm_on, error_in, script, send, send_scripts, send_together
 from hitledger.entries import (
     MOST_ROUTES,
     MOST_SECTIONS,
@@ -64,12 +64,6 @@ SWEPT_TOGETHER = 500
 """Keys deleted by one command."""
 LONG_OVER_SECONDS = 86_400
 """A period that has expired for so long is over by every clock."""
-CONFIRM_MS = 500
-"""How long a WAITAOF for the server's own disk may take."""
-REPLICAS_CONFIRM_MS = (20, 100, 1000)
-"""How long to wait for replicas, in as many tries, all within what a command may take. A replica tells how far its
-disk is when it is asked, which a WAITAOF does as it begins, and else once a second: asked in the same breath as it is
-sent the write, it is not that far yet."""
 
 
 class LedgerStore:
@@ -334,7 +328,7 @@ class LedgerStore:
             client = self.poster(shard)
             command = self._post_command(Batch(shard, journal, mark, mark, {}))
             by_client.setdefault(id(client), (client, []))[1].append(command)
-        return all(_confirm_on(client, commands, replicas) for client, commands in by_client.values())
+        return all(confirm_on(client, commands, replicas) for client, commands in by_client.values())
 
     def now(self) -> float:
         """Return the time of the ledger's own clock, in seconds since 1970. Raises LedgerError."""
@@ -492,22 +486,3 @@ def _outcome(answer: object) -> Outcome:
     if word == "sections":
         return Outcome(word)
     return Outcome(word, Watermark.decode(text) if text else None)
-
-
-def _confirm_on(client: redis.Redis, commands: Sequence[Command], replicas: int) -> bool:
-    """Have one server write watermarks again and say that they are durable."""
-    waits: list[Command] = [("WAITAOF", 1, 0, CONFIRM_MS)]
-    waits += [("WAITAOF", 1, replicas, milliseconds) for milliseconds in REPLICAS_CONFIRM_MS if replicas]
-    answers = send_together(client, [*commands, *waits])
-    written, durable = answers[: len(commands)], answers[-1]
-    if any(isinstance(answer, NoScriptError) for answer in written):
-        # What WAITAOF said is worth nothing: nothing was written. The caller comes again.
-        send_together(client, [("SCRIPT LOAD", script("post").text)])
-        return False
-    if isinstance(durable, redis.ResponseError) and "appendonly is disabled" in str(durable):
-        # Nothing is ever durable there: it was said at the start, and replicas are all that can be asked for.
-        *written, copies = send_together(client, [*commands, ("WAIT", replicas, CONFIRM_MS)])
-        durable = [1, copies]
-    if any(_outcome(answer).word != "duplicate" for answer in written):
-        return False
-    return isinstance(durable, list) and durable[0] >= 1 and durable[1] >= replicas

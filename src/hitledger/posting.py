@@ -351,9 +351,7 @@ class Poster:
         """Go on without some shards until the next look."""
         self._shards_away |= shards
         for follower in self._followers.values():
-            for shard in shards:
-                if follower.shards:
-                    follower.shards[shard].away = True
+            follower.wait_for(shards)
 
     def _quarantine(self, name: str, reason: str) -> None:
         follower = self._followers.pop(name)
