@@ -40,7 +40,7 @@ def appending(folder: Path, sync: str) -> Callable[[], float]:
 def replicated(folder: Path, replicas: int) -> Iterator[LedgerStore]:
     """Run a Valkey with so many replicas, all with their AOF synced at each write, and a ledger on it."""
     with ExitStack() as stack:
-        servers = []
+        servers: list[Valkey] = []
         for number in range(replicas + 1):
             directory = folder / f"{number}"
             directory.mkdir()
@@ -91,9 +91,9 @@ def run(*, quick: bool) -> Result:
                 (folder / f"replicas-{replicas}").mkdir()
                 store = stack.enter_context(replicated(folder / f"replicas-{replicas}", replicas))
                 works[str(replicas)] = confirming(store, replicas)
-            for replicas, figures in interleaved(works, 10 if quick else 100).items():
+            for count, figures in interleaved(works, 10 if quick else 100).items():
                 spread = Spread.of(figures)
-                result.rows.append([f"LEDGER_REPLICAS={replicas}, ms a deleted file", spread.middle, str(spread)])
+                result.rows.append([f"LEDGER_REPLICAS={count}, ms a deleted file", spread.middle, str(spread)])
         held = held_bytes_an_hour(folder)
         result.rows.append([f"JOURNAL_HOLD, MB an hour at {REQUESTS_A_SECOND:,} requests/s", held, ""])
     result.notes.append("interval: the sync itself runs beside the requests, every 100 ms, and is not in its figure.")
