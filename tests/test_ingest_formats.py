@@ -214,4 +214,5 @@ def test_the_model_agrees_on_a_long_log(tmp_path: Path) -> None:
     (tmp_path / "access.log").write_bytes(log)
     report = Run(Settings(), None, Options()).ingest(tmp_path / "access.log")
     expected = naive(log)
+    assert report.account.urls is not None
     assert (report.account.counted, len(report.account.urls)) == (sum(expected.values()), len(expected))
