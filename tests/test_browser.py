@@ -139,6 +139,7 @@ def tab(browser: Browser, service: Service) -> Iterator[Tab]:
     found.page.on("console", lambda message: found.complaints.append(message.text))
     found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
     yield found
+    found.page.unroute_all(behavior="wait")
     context.close()
     assert not found.complaints
 
