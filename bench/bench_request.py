@@ -242,7 +242,7 @@ def _behind(folder: Path, turns: int) -> dict[str, float]:
     access_log = AccessLog(log, lambda: None, console=False)
     access_log._pid = os.getpid()  # noqa: SLF001 - its thread would take the lines away
     entries = [
-        Entry("GET", "200", "/api/<path:rest>", 400_000, 1, path, "127.0.0.1", None, "", None, "")
+        Entry("GET", "200", "/api/<path:rest>", 400_000, 1, path, "127.0.0.1", "", None, "", None, "")
         for path in test_run_paths(100)
     ]
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from hitledger.logs import make_formatter
@@ -50,6 +51,7 @@ def record(text: str, *arguments: object, error: Exception | None = None, **extr
     return found
 
 
+@examples(deadline=None)
 @given(ANY_TEXT, ANY_TEXT)
 def test_an_event_is_one_line_of_json(path: str, value: str) -> None:
     """Whatever an event's words and fields hold, it is one line, and reads back as it was."""
@@ -62,6 +64,7 @@ def test_an_event_is_one_line_of_json(path: str, value: str) -> None:
         assert (found["event"], found["where"]) == (f"cannot answer {path}", value)
 
 
+@examples(deadline=None)
 @given(ANY_TEXT, ANY_TEXT)
 def test_an_event_is_one_line_on_a_console(path: str, value: str) -> None:
     """On a console, what comes from outside breaks no line and moves no cursor."""
@@ -70,6 +73,7 @@ def test_an_event_is_one_line_on_a_console(path: str, value: str) -> None:
     line.encode()
 
 
+@examples(deadline=None)
 @given(ANY_TEXT)
 def test_a_traceback_begins_no_line_as_an_event_does(text: str) -> None:
     """The lines of a traceback are indented, so that an error's text cannot forge an event."""
@@ -155,12 +159,15 @@ def access_log(*, console: bool = False) -> Iterator[tuple[AccessLog, int]]:
 
 def entry(path: str = "/api/x/", method: str = "GET", client: str = "::1", given: str = "") -> Entry:
     """Return what is noted of a request."""
-    return Entry(method, "200", "/api/<anything:rest>", 1_234_567, 1, path, client, None, given, None, given)
+    return Entry(
+        method, "200", "/api/<anything:rest>", 1_234_567, 1, path, client, "203.0.113.9", None, given, None, given
+    )
 
 
 LATIN = st.text(st.characters(max_codepoint=255))
 
 
+@examples(deadline=None)
 @given(LATIN, LATIN, LATIN, st.booleans())
 def test_a_request_is_one_line(path: str, method: str, client: str, console: bool) -> None:
     """Whatever a request's path and method hold, its line in the access log is one, and fits into one write."""
@@ -173,6 +180,16 @@ def test_a_request_is_one_line(path: str, method: str, client: str, console: boo
     assert len(line) < 4096
     if not console:
         assert json.loads(line)["method"] == method
+
+
+@pytest.mark.parametrize(("trusted", "shown"), [((), "10.0.0.1"), (1, "203.0.113.9")])
+def test_the_client_behind_a_trusted_proxy(trusted: int | tuple[()], shown: str) -> None:
+    """The line names the client as a trusted proxy does, and the connection's other end where none is trusted."""
+    with access_log() as (log, read):
+        log._trusted = trusted
+        log.take([entry(client="10.0.0.1")])
+        log.flush()
+        assert json.loads(os.read(read, 65536))["client"] == shown
 
 
 def test_lines_that_nobody_takes_hold_nobody_up() -> None:

@@ -24,11 +24,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
 
+from hitledger.kinds import TrustedProxies
 from hitledger.logs import is_for_console
 from hitledger.meters import Meters
 from hitledger.paths import url_of
 from hitledger.settings import Settings
 from hitledger.web.observed import Entry, Observations
+from hitledger.web.proxies import client_address
 from hitledger.web.requests import well_formed_id, well_formed_trace
 
 STANDARD_ERROR = 2
@@ -50,7 +52,12 @@ def observations_of(settings: Settings, meters: Meters) -> Observations:
     """Return where the service's requests are noted: always to be measured, and logged where that is asked for."""
     observations = Observations(meters)
     if settings.access_log:
-        log = AccessLog(STANDARD_ERROR, observations.digest, console=is_for_console(settings))
+        log = AccessLog(
+            STANDARD_ERROR,
+            observations.digest,
+            console=is_for_console(settings),
+            trusted_proxies=settings.trusted_proxies,
+        )
         observations.log = log.take
         log.start()
     return observations
@@ -59,8 +66,11 @@ def observations_of(settings: Settings, meters: Meters) -> Observations:
 class AccessLog:
     """Writes entries to a descriptor; safe among threads and after a fork."""
 
-    def __init__(self, fd: int, digest: Callable[[], None], *, console: bool) -> None:
+    def __init__(
+        self, fd: int, digest: Callable[[], None], *, console: bool, trusted_proxies: TrustedProxies = ()
+    ) -> None:
         self._fd = fd
+        self._trusted = trusted_proxies
         self._digest = digest
         self._form = CONSOLE if console else JSON
         self._second = 0
@@ -132,8 +142,11 @@ class AccessLog:
         form, path = self._form, entry.path
         if len(path) > MOST_PATH or not _PLAIN.fullmatch(path):
             path = url_of(path.encode("latin-1", "replace")[:MOST_PATH])
-        # A proxy may have put there what a client told it.
-        client = entry.client if _ADDRESS.fullmatch(entry.client) else "unknown"
+        client = entry.peer
+        if self._trusted:
+            client = client_address({"REMOTE_ADDR": client, "HTTP_X_FORWARDED_FOR": entry.forwarded}, self._trusted)
+        if not _ADDRESS.fullmatch(client):  # such as that of a Unix socket
+            client = "unknown"
         request_id = entry.request_id or well_formed_id(entry.given_id)
         trace_id = entry.trace_id or well_formed_trace(entry.traceparent)
         return (

@@ -48,7 +48,10 @@ class Entry(NamedTuple):
     """Since 1970."""
     path: str
     """As WSGI has it: a character a byte."""
-    client: str
+    peer: str
+    """Who opened the connection."""
+    forwarded: str
+    """The `X-Forwarded-For` header, whatever it holds."""
     request_id: str | None
     given_id: str
     """The client's `X-Request-ID`, whatever it holds."""
@@ -153,6 +156,7 @@ class _Answer:
                     time_ns(),
                     get("SCRIPT_NAME", "") + get("PATH_INFO", ""),
                     get("REMOTE_ADDR", ""),
+                    get("HTTP_X_FORWARDED_FOR", ""),
                     get(ID_KEY),
                     get("HTTP_X_REQUEST_ID", ""),
                     get(TRACE_KEY),
