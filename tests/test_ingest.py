@@ -278,7 +278,8 @@ def test_a_last_line_without_its_end_waits_in_a_file_and_counts_where_nothing_ca
     assert counts_of(store) == naive(lines)
     more = lines + log_lines(20, 9)
     path.write_bytes(more)
-    ingest(settings, store, path)
+    (report,) = ingest(settings, store, path)
+    assert report.account.lines == 20  # what ends the line that counted before is no line
     assert counts_of(store) == naive(more)
 
 
