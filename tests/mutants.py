@@ -111,6 +111,9 @@ MUTANTS = (
     Mutant("posting is tried again blindly", "clients.py",
            "retry=Retry(NoBackoff(), 0)", "retry=Retry(NoBackoff(), 10)",
            "tests/test_ledger.py::test_a_lost_reply_is_not_asked_for_again"),
+    Mutant("a stranger is never looked at", "ledger.py",
+           'if any(outcome.word == "stranger" for outcome in outcomes):', "if False:",
+           "tests/test_housekeeping.py::test_an_idle_host_notices_that_the_ledger_was_emptied"),
     # The journal
     Mutant("no checksum", "journal.py",
            'and record[:8] == b"%08x" % crc32(record[8:], salt)', "",

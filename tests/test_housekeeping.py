@@ -112,6 +112,17 @@ def test_what_the_ledger_forgot_of_deleted_files_is_booked_as_lost(books: Books)
     fresh.close()
 
 
+def test_an_idle_host_notices_that_the_ledger_was_emptied(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was in files that are gone is told as lost to the new ledger, though no hit makes anybody look."""
+    monkeypatch.setattr(housekeeping, "HEAL_SECONDS", 0.0)
+    close_file(books, b"/a", b"/b")
+    client = books.store.reader(0)
+    client.delete(*client.keys(f"{books.settings.key_prefix}:*"))
+    for _ in range(3):
+        books.poster.round()
+    assert lost(books) == 2
+
+
 def test_old_watermarks_are_retired_and_their_files_refused(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     """A journal file that comes back after its watermark was forgotten is not booked again."""
     books.note(b"/a", b"/a")

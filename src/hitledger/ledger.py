@@ -266,6 +266,8 @@ class LedgerStore:
             again = self._post([batches[index] for index in unlike])
             for index, outcome in zip(unlike, again, strict=True):
                 outcomes[index] = outcome
+        if any(outcome.word == "stranger" for outcome in outcomes):
+            self._identity = None  # another ledger is there: whoever comes next opens it
         return outcomes
 
     def _post(self, batches: Sequence[Batch]) -> list[Outcome]:

@@ -380,7 +380,11 @@ class ModelStore:
                 continue
             outcomes.append(self._book(identity, batch))
         self._host.step("ledger")
-        return unknown if fate == "lost" else outcomes
+        if fate == "lost":
+            return unknown
+        if any(outcome.word == "stranger" for outcome in outcomes):
+            self._identity = None  # as LedgerStore does
+        return outcomes
 
     def _book(self, identity: str, batch: Batch) -> Outcome:
         shard = self._ledger.shards[batch.shard]

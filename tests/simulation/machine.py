@@ -106,7 +106,7 @@ class ModelHost(Host):
         self.written: list[Inode] = []
         """Journal files of this process."""
         self.refused = 0
-        """How many writes into blocks that are there already did not come to their end."""
+        """How many writes into blocks that are there already the disk has refused."""
         self.dead = False
         self.emptied = 0
         """How often the ledger had been emptied when this process last looked at its watermarks."""
@@ -191,6 +191,8 @@ class ModelHost(Host):
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         """Read at an offset."""
         self.step("pread")
+        if not self.dead and fd not in self._files:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         inode = self._files[fd].inode
         if inode.rotten:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -198,9 +200,11 @@ class ModelHost(Host):
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:  # type: ignore[override]
         """Write at an offset; what is there already needs no room."""
-        self.refused += 1
-        self.step("pwrite")
-        self.refused -= 1
+        try:
+            self.step("pwrite")
+        except OSError:
+            self.refused += 1
+            raise
         file, disk = self._files[fd], self._machine.disk
         if not file.writable:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -339,13 +343,17 @@ class ModelHost(Host):
 
     def unlink(self, path: Path) -> None:
         """Delete a file."""
+        inode = self._check().names.get(path.name)
+        if path.name.endswith(".journal") and inode and inode.log:
+            # Now is when it was decided: who stands still within the call has asked all there is to ask.
+            self._world.judge_decision(inode.log)
         self.step("unlink")
         disk = self._check()
         inode = disk.names.get(path.name)
         if inode is None:
             return
         if path.name.endswith(".journal") and inode.log:
-            self._world.judge_deletion(self._machine, inode.log)
+            self._world.note_deletion(self._machine, inode.log)
         disk.unlink(path.name)
 
     def sync_directory(self, directory: Path) -> None:

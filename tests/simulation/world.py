@@ -357,10 +357,13 @@ class World:
         if lost != missing and not log.spoilt:
             raise Violation(f"{log.name}: {missing} hits are gone and {lost} are booked as lost")
 
-    def judge_deletion(self, machine: Machine, log: JournalLog) -> None:
-        """Judge the deletion of a journal file: whatever server comes back must have all of it."""
+    def note_deletion(self, machine: Machine, log: JournalLog) -> None:
+        """Note what a journal file told when it was deleted."""
         log.told = log.lost
         log.stubless = f"{log.name}.closed" not in machine.disk.names
+
+    def judge_decision(self, log: JournalLog) -> None:
+        """Judge the deletion of a journal file: whatever server comes back must have all of it."""
         if self.ledger.operator_faults or not self.profile.confirms_all or log.excused:
             return
         for shard in self.ledger.shards:
