@@ -202,6 +202,7 @@ class Poster:
     def _run(self, *, look: bool, keep_house: bool = False) -> None:
         self._started += 1
         run, began = self._started, self._host.now()
+        self._shards_away = {}
         try:
             with self._posting_lock() as undisturbed:
                 look = self._follow_new_files() or look or not undisturbed
@@ -292,7 +293,8 @@ class Poster:
             log.error("journal file %s cannot be read: %s", name, error)
 
     def _look(self) -> None:
-        found, self._shards_away = self._store.look([follower.name for follower in self._followers.values()])
+        found, away = self._store.look([follower.name for follower in self._followers.values()])
+        self._shards_away |= away  # a shard that was passed over stays so for the run, whose end says so
         for name, follower in list(self._followers.items()):
             try:
                 follower.look(found[follower.name], self._shards_away)
@@ -322,8 +324,9 @@ class Poster:
             self._post(follower, taken)
         if not self._follows(follower):
             return
-        if follower.mismatch and not follower.waits:
-            self._quarantine(follower.path.name, follower.mismatch)
+        if follower.mismatch:
+            if not follower.waits:
+                self._quarantine(follower.path.name, follower.mismatch)
         elif follower.has_untold_losses and not self._housekeeper.bring_to_end(follower):
             self._look()
 
