@@ -49,7 +49,7 @@ ROOMS = (
         "ingest",
         "client",
     },
-    {"logs", "tracing", "middleware", "asgi", "testrun", "web"},
+    {"logs", "tracing", "routes", "middleware", "asgi", "testrun", "web"},
     {"embedded", "hostchecks", "doctor", "supervision", "serve", "webserver", "cli", "__main__"},
     {"__init__"},
 )

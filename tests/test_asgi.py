@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from asgiref.compatibility import guarantee_single_callable
+from asgiref.testing import ApplicationCommunicator
 
 from hitledger.asgi import Application, CountHitsASGI, Message, Receive, Scope, Send
 from hitledger.counting import HitCounter
@@ -148,3 +150,56 @@ def test_a_service_that_would_rather_not_serve_answers_503(settings: Settings) -
     assert counter.journal.lost == 1
     settings.data_dir.unlink()
     counter.stop()
+
+
+def test_a_client_that_goes_away_counts_once(counter: HitCounter) -> None:
+    """A send that fails in the middle of an answer is the application's to see, and one hit."""
+
+    async def gone(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            raise OSError("gone")
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    with pytest.raises(OSError, match="gone"):
+        asyncio.run(CountHitsASGI(answering(200), counter)({"type": "http", "path": "/a"}, receive, gone))
+    assert counts(counter) == {"/a": 1}
+
+
+def test_a_cancelled_request_is_not_answered(counter: HitCounter) -> None:
+    """A server that cancels a request before any answer has answered nobody, so nothing counts."""
+
+    async def waiting(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive, send
+        await asyncio.Event().wait()
+
+    async def cancel() -> None:
+        task = asyncio.create_task(CountHitsASGI(waiting, counter)({"type": "http", "path": "/a"}, no, no))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def no(*_: Any) -> Message:
+        raise AssertionError
+
+    asyncio.run(cancel())
+    assert counts(counter) == {}
+
+
+def test_asgiref_has_no_complaint(counter: HitCounter) -> None:
+    """Driven by asgiref, with its checks on what is sent and awaited, nothing about ASGI is bent."""
+
+    async def talk() -> None:
+        app = guarantee_single_callable(CountHitsASGI(answering(200), counter))
+        http = ApplicationCommunicator(app, {"type": "http", "method": "GET", "path": "/a", "headers": []})
+        await http.send_input({"type": "http.request", "body": b""})
+        start = await http.receive_output()
+        bodies = [await http.receive_output() for _ in range(2)]
+        assert start["status"] == 200
+        assert b"".join(each["body"] for each in bodies) == b"ab"
+        assert await http.receive_nothing()
+        await http.wait()
+
+    asyncio.run(talk())
+    assert counts(counter) == {"/a": 1}

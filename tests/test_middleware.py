@@ -11,12 +11,13 @@ import pytest
 from flask import Flask, Response, abort, request
 from werkzeug.test import Client, create_environ, run_wsgi_app
 
+from hitledger import routes
 from hitledger.counting import HitCounter
 from hitledger.journal import JournalWriter
 from hitledger.ledger import LedgerStore
 from hitledger.middleware import CountHits
 from hitledger.settings import Settings
-from tests.books import counts_of
+from tests.books import counts_of, routes_of
 
 App = Callable[..., Iterable[bytes]]
 
@@ -228,3 +229,47 @@ def test_lint_middleware_has_no_complaint(counter: HitCounter) -> None:
         body, _, _ = run_wsgi_app(app, create_environ(path), buffered=True)
         assert list(body)
     assert sum(counts(counter).values()) == 3
+
+
+def test_a_route_is_counted_beside_its_path(counter: HitCounter) -> None:
+    """A request counts under its URL or line, and under its route where the framework knows one."""
+    client = Client(CountHits(flask_app().wsgi_app, counter, route=routes.flask))
+    for path in ("/ok/a", "/ok/b", "/crash", "/nothing", "/ok/" + "x" * 2048):
+        client.get(path)
+    assert counts(counter) == {"/ok/a": 1, "/ok/b": 1, "/crash": 1, "(unmatched)": 1, "(oversized)": 1}
+    assert routes_of(counter.store) == {"/ok/<path:rest>": 3, "/crash": 1}
+
+
+def test_a_route_that_cannot_be_found_costs_no_answer(counter: HitCounter) -> None:
+    """Whatever is wrong with a route, the request is answered and counted."""
+
+    def failing(environ: Any) -> str:
+        raise KeyError(environ["PATH_INFO"])
+
+    client = Client(CountHits(flask_app().wsgi_app, counter, route=failing))
+    assert [client.get("/ok/a").status_code for _ in range(2)] == [200, 200]
+    assert counts(counter) == {"/ok/a": 2}
+    assert routes_of(counter.store) == {}
+
+
+def test_a_client_that_goes_away_has_been_counted(counter: HitCounter) -> None:
+    """A server that closes the body in the middle of an answer closes the application's, and the hit stays."""
+    closed: list[bool] = []
+
+    class Body:
+        def __iter__(self) -> Iterator[bytes]:
+            return iter([b"a", b"b"])
+
+        def close(self) -> None:
+            closed.append(True)
+
+    def app(environ: Any, start_response: Any) -> Iterable[bytes]:
+        del environ
+        start_response("200 OK", [])
+        return Body()
+
+    body = CountHits(app, counter)(create_environ("/x"), lambda *_: lambda _: None)
+    assert next(iter(body)) == b"a"
+    body.close()  # type: ignore[attr-defined]
+    assert closed == [True]
+    assert counts(counter) == {"/x": 1}

@@ -12,12 +12,14 @@ from urllib.parse import unquote_to_bytes
 
 from hitledger.counting import HitCounter
 from hitledger.middleware import REFUSAL_BODY, REFUSAL_HEADERS
+from hitledger.routes import Route
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+"""Whatever takes a scope, a receive and a send: frameworks name their types differently."""
 
 STATUSES = {"websocket.accept": "101", "websocket.close": "403"}
 """What a websocket's handshake is answered with, where no status is said."""
@@ -32,11 +34,13 @@ class CountHitsASGI:
     """Wrap an ASGI application so that each answered request is counted under its URL.
 
     Without a `counter`, one is made from the `HITLEDGER_*` settings; it raises as
-    `HitCounter.from_environment` does.
+    `HitCounter.from_environment` does. With a `route`, mostly one of `hitledger.routes`, each
+    request is counted under its route as well.
     """
 
-    def __init__(self, app: Application, counter: HitCounter | None = None) -> None:
+    def __init__(self, app: Application, counter: HitCounter | None = None, *, route: Route | None = None) -> None:
         self._app = app
+        self._route = route
         self.counter = counter or HitCounter.from_environment()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,7 +48,7 @@ class CountHitsASGI:
         if scope["type"] not in ("http", "websocket") or not self.counter.is_counted(scope["path"]):
             await self._app(scope, receive, send)
             return
-        hit = _Hit(self.counter, path_of_scope(scope), send)
+        hit = _Hit(self.counter, path_of_scope(scope), send, (self._route, scope) if self._route else None)
         is_http = scope["type"] == "http"
         if is_http and self.counter.refuses and not self.counter.journal.writable:
             await hit.refuse()
@@ -61,19 +65,21 @@ class CountHitsASGI:
 class _Hit:
     """One request on its way: noted once, when its response starts."""
 
-    __slots__ = ("_counter", "_path", "_send", "noted", "refused")
+    __slots__ = ("_counter", "_path", "_route", "_send", "noted", "refused")
 
-    def __init__(self, counter: HitCounter, path: bytes, send: Send) -> None:
+    def __init__(self, counter: HitCounter, path: bytes, send: Send, route: tuple[Route, Scope] | None) -> None:
         self._counter = counter
         self._path = path
         self._send = send
+        self._route = route
         self.noted = False
         self.refused = False
 
     def note(self, status: str) -> bool:
         """Journal the hit; return False where it is lost and must not be served."""
         self.noted = True
-        return self._counter.note(self._path, status) or not self._counter.refuses
+        route = self._counter.find_route(*self._route) if self._route else None
+        return self._counter.note(self._path, status, route) or not self._counter.refuses
 
     async def send(self, message: Message) -> None:
         """Hand a message of the application over to the server, behind the hit's record."""

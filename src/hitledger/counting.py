@@ -5,15 +5,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from hitledger.bookkeeper import Bookkeeper
+from hitledger.entries import MOST_ROUTES
 from hitledger.journal import OVERSIZED_KIND, PATH, UNMATCHED_KIND, JournalWriter
 from hitledger.ledger import LedgerStore
 from hitledger.meters import Meters
+from hitledger.paths import route_of
 from hitledger.pending import Pending
 from hitledger.posting import Poster
 from hitledger.settings import Settings
+
+log = logging.getLogger("hitledger.counting")
 
 JOURNAL = "journal"
 """The row of the host's meters with the hits at the places below."""
@@ -48,6 +54,8 @@ class HitCounter:
         self._most = settings.max_path_bytes
         self.refuses = settings.on_journal_failure == "refuse"
         """True where a request that cannot be counted is answered with 503."""
+        self._routes: dict[str, bytes] = {}
+        self._route_failed = False
         self._uncounted = frozenset(path for path in settings.uncounted_paths if not path.endswith("*"))
         self._uncounted_prefixes = tuple(path[:-1] for path in settings.uncounted_paths if path.endswith("*"))
 
@@ -61,16 +69,43 @@ class HitCounter:
         """Tell whether requests for a path count at all: health checks and static files do not."""
         return path not in self._uncounted and not path.startswith(self._uncounted_prefixes)
 
-    def note(self, path: bytes, status: str) -> bool:
+    def note(self, path: bytes, status: str, route: str | None = None) -> bool:
         """Journal one answered request; return False where the hit is lost.
 
-        `status` is the answer's status line or code: 404 and 405 count as unmatched.
+        `status` is the answer's status line or code: 404 and 405 count as unmatched. A route is
+        counted beside whatever the path is counted under.
         """
+        known = self._route_of(route) if route else b""
         if len(path) > self._most:
-            return self.journal.append(OVERSIZED_KIND, b"")
+            return self.journal.append(OVERSIZED_KIND, b"", 1, known)
         if (status.startswith(("404", "405"))) and not self._by_path:
-            return self.journal.append(UNMATCHED_KIND, b"")
-        return self.journal.append(PATH, path)
+            return self.journal.append(UNMATCHED_KIND, b"", 1, known)
+        return self.journal.append(PATH, path, 1, known)
+
+    def count(self, path: bytes, hits: int, route: str | None = None) -> bool:
+        """Journal hits that are no request of a web application; return False where they are lost."""
+        known = self._route_of(route) if route else b""
+        kind, path = (OVERSIZED_KIND, b"") if len(path) > self._most else (PATH, path)
+        return self.journal.append(kind, path, hits, known)
+
+    def find_route(self, route: Callable[[Any], str | None], place: Any) -> str | None:
+        """Ask for a request's route; whatever goes wrong there costs the route, and never the answer."""
+        try:
+            return route(place)
+        except Exception:
+            if not self._route_failed:
+                log.exception("the route of a request cannot be found; it counts without one, like others after it")
+            self._route_failed = True
+            return None
+
+    def _route_of(self, template: str) -> bytes:
+        """Return a route as it is kept: applications have few, and each is made once."""
+        known = self._routes.get(template)
+        if known is None:
+            if len(self._routes) >= MOST_ROUTES:
+                self._routes.clear()
+            known = self._routes[template] = route_of(template)
+        return known
 
     def start(self) -> None:
         """Start posting in the background now, and not only at the first hit."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from hitledger.counting import HitCounter
+from hitledger.routes import Route
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -32,11 +33,13 @@ class CountHits:
 
     Without a `counter`, one is made from the `HITLEDGER_*` settings; it raises as
     `HitCounter.from_environment` does. The counter's threads start with the first hit of
-    each process, so the wrapped application may be forked freely.
+    each process, so the wrapped application may be forked freely. With a `route`, mostly one of
+    `hitledger.routes`, each request is counted under its route as well.
     """
 
-    def __init__(self, app: WSGIApplication, counter: HitCounter | None = None) -> None:
+    def __init__(self, app: WSGIApplication, counter: HitCounter | None = None, *, route: Route | None = None) -> None:
         self._app = app
+        self._route = route
         self.counter = counter or HitCounter.from_environment()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -48,7 +51,7 @@ class CountHits:
         if counter.refuses and not counter.journal.writable:
             start_response("503 Service Unavailable", list(REFUSAL_HEADERS))
             return [REFUSAL_BODY]
-        hit = _Hit(counter, path, start_response)
+        hit = _Hit(counter, path, start_response, (self._route, environ) if self._route else None)
         try:
             body = self._app(environ, hit.start_response)
         except Exception:
@@ -62,12 +65,15 @@ class CountHits:
 class _Hit:
     """One request on its way: noted once, when its response starts."""
 
-    __slots__ = ("_counter", "_path", "_start_response", "noted", "refused")
+    __slots__ = ("_counter", "_path", "_route", "_start_response", "noted", "refused")
 
-    def __init__(self, counter: HitCounter, path: str, start_response: StartResponse) -> None:
+    def __init__(
+        self, counter: HitCounter, path: str, start_response: StartResponse, route: tuple[Route, Any] | None
+    ) -> None:
         self._counter = counter
         self._path = path
         self._start_response = start_response
+        self._route = route
         self.noted = False
         self.refused = False
 
@@ -75,8 +81,9 @@ class _Hit:
         if self.noted:
             return
         self.noted = True
+        route = self._counter.find_route(*self._route) if self._route else None
         # WSGI hands over a path's bytes as Latin-1 (PEP 3333).
-        if not self._counter.note(self._path.encode("latin-1", "replace"), status):
+        if not self._counter.note(self._path.encode("latin-1", "replace"), status, route):
             self.refused = self._counter.refuses
 
     def start_response(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:

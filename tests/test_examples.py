@@ -1,0 +1,171 @@
+"""examples: each framework's application is counted exactly, by URL and by route."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from django.conf import empty
+from django.conf import settings as django_settings
+from werkzeug.test import Client
+
+from hitledger.ledger import LedgerStore
+from hitledger.settings import Settings
+from tests.books import counts_of, routes_of
+from tests.processes import Running, free_port
+from tests.support import wait_until
+
+FOLDER = Path(__file__).parent.parent / "examples"
+APPLICATIONS = {
+    "flask_app:app": "/hello/<name>/",
+    "bottle_app:app": "/hello/<name>/",
+    "falcon_app:app": "/hello/{name}/",
+    "pyramid_app:app": "/hello/{name}/",
+    "django_app:app": "/hello/<str:name>/",
+    "django_app:asgi_app": "/hello/<str:name>/",
+    "falcon_asgi_app:app": "/hello/{name}/",
+    "fastapi_app:app": "/hello/{name}/",
+    "starlette_app:app": "/hello/{name}/",
+    "litestar_app:app": "/hello/{name}",
+    "quart_app:app": "/hello/<name>/",
+}
+"""Each application, and its route as its framework writes it."""
+ASGI = {name for name in APPLICATIONS if "asgi" in name} | {
+    f"{framework}_app:app" for framework in ("fastapi", "starlette", "litestar", "quart")
+}
+REQUESTS = [("GET", "/hello/ann/"), ("GET", "/hello/ann/?again"), ("HEAD", "/hello/bob/"), ("GET", "/nothing/here")]
+
+
+NEEDS_PKG_RESOURCES = (
+    "Pyramid 2.0 imports pkg_resources, which setuptools has no more; the slow test brings an older one"
+)
+
+
+@pytest.fixture
+def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What the applications are told of the test's ledger."""
+    found = {
+        "HITLEDGER_REDIS_URL": str(settings.redis_url),
+        "HITLEDGER_DATA_DIR": str(settings.data_dir),
+        "HITLEDGER_KEY_PREFIX": settings.key_prefix,
+    }
+    for name, text in found.items():
+        monkeypatch.setenv(name, text)
+    return found
+
+
+@pytest.fixture
+def application(environment: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Any]:
+    """An example, imported as its server does."""
+    del environment
+    module, _, name = str(request.param).partition(":")
+    if module == "pyramid_app" and find_spec("pkg_resources") is None:
+        pytest.skip("Pyramid imports pkg_resources, which setuptools has no more; the slow test brings an older one")
+    django_settings._wrapped = empty  # it can be configured once
+    sys.path.insert(0, str(FOLDER))
+    try:
+        yield getattr(importlib.import_module(module), name)
+    finally:
+        sys.path.remove(str(FOLDER))
+        sys.modules.pop(module, None)
+
+
+def ask_asgi(app: Any, method: str, target: str) -> None:
+    """Send one request through an ASGI application."""
+    path, _, query = target.partition("?")
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+        "path": path, "raw_path": path.encode(), "query_string": query.encode(), "root_path": "",
+        "headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
+    }  # fmt: skip
+    ended = asyncio.Event()
+    waiting = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if waiting:
+            return waiting.pop()
+        await ended.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            ended.set()
+
+    asyncio.run(app(scope, receive, send))
+
+
+def judge(store: LedgerStore, name: str) -> None:
+    """Hold what the ledger has against the requests that were made."""
+    counts = counts_of(store)
+    head = {"/hello/bob/": 1}
+    # Falcon and Litestar have no HEAD where there is a GET: that is a 405.
+    no_head = name.startswith(("falcon", "litestar", "fastapi"))
+    assert counts == {"/hello/ann/": 2} | ({} if no_head else head)
+    assert store.totals().lines == {"(unmatched)": 2 if no_head else 1}
+    assert store.totals().requests == len(REQUESTS)
+    routes = routes_of(store)
+    assert list(routes) == [APPLICATIONS[name]]
+    assert routes[APPLICATIONS[name]] in ((2, 3) if no_head else (3,))
+
+
+@pytest.mark.parametrize(("application", "name"), [(name, name) for name in APPLICATIONS], indirect=["application"])
+@pytest.mark.filterwarnings("default")  # what frameworks say of themselves
+def test_an_example_counts(application: Any, name: str, store: LedgerStore) -> None:
+    """Each answered request is counted under its URL and its route, in every framework."""
+    for method, target in REQUESTS:
+        if name in ASGI:
+            ask_asgi(application, method, target)
+        else:
+            Client(application).open(target, method=method)
+    counter = getattr(application, "counter", None) or getattr(application, "wsgi_app", None) or application.asgi_app
+    getattr(counter, "counter", counter).stop()
+    judge(store, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_an_example_runs_on_a_real_server(
+    environment: dict[str, str], name: str, settings: Settings, tmp_path: Path
+) -> None:
+    """Started as its first line says, an example answers over HTTP and counts exactly."""
+    port = free_port()
+    if name in ASGI:
+        command = ["uvicorn", "--app-dir", str(FOLDER), "--port", str(port), name]
+    else:
+        command = ["gunicorn", "--chdir", str(FOLDER), "--bind", f"127.0.0.1:{port}", "--workers", "2", name]
+    if name.startswith("pyramid") and find_spec("pkg_resources") is None:
+        options = [
+            "--quiet",
+            "--disable-pip-version-check",
+            "--only-binary",
+            ":all:",
+            "--target",
+            str(tmp_path / "old"),
+        ]
+        subprocess.run([sys.executable, "-m", "pip", "install", *options, "setuptools<81"], check=True)
+        environment["PYTHONPATH"] = str(tmp_path)
+    with Running([sys.executable, "-W", "ignore", "-m", *command], environment) as server:
+        wait_until(lambda: _answers(port) or server.process.poll() is not None)
+        answers = [requests.request(method, f"http://127.0.0.1:{port}{path}", timeout=20) for method, path in REQUESTS]
+        assert [answers[0].text, answers[1].text] == ["hello ann\n"] * 2
+        assert answers[3].status_code == 404
+        server.end()
+    with closing(LedgerStore(settings)) as store:
+        judge(store, name)
+
+
+def _answers(port: int) -> bool:
+    """Tell whether a server answers, with a request that does not count."""
+    try:
+        return bool(requests.get(f"http://127.0.0.1:{port}/livez", timeout=5).status_code)
+    except requests.ConnectionError:
+        return False
