@@ -134,10 +134,10 @@ end
 local MOST_SECTIONS = 8
 local url_numbers, filled, section_set = KEYS[last_key + 1], KEYS[last_key + 2], KEYS[last_key + 3]
 local function path_of(url)
-  local path, at = {''}, string.find(url, '/', 1, true)
-  while at and at < #url and #path <= MOST_SECTIONS do
-    path[#path + 1] = string.sub(url, 1, at)
-    at = string.find(url, '/', at + 1, true)
+  local path, slash = {''}, string.find(url, '/', 1, true)
+  while slash and slash < #url and #path <= MOST_SECTIONS do
+    path[#path + 1] = string.sub(url, 1, slash)
+    slash = string.find(url, '/', slash + 1, true)
   end
   return path
 end
