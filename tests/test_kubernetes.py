@@ -70,6 +70,7 @@ def test_rendered_as_kubectl_does(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.slow
 def test_every_manifest_is_valid(manifests: list[Manifest], version: str) -> None:
     """Each is as Kubernetes' own schemas say, without a field that they do not know."""
     assert len(manifests) >= 10

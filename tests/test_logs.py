@@ -192,6 +192,7 @@ def test_the_client_behind_a_trusted_proxy(trusted: int | tuple[()], shown: str)
         assert json.loads(os.read(read, 65536))["client"] == shown
 
 
+@pytest.mark.slow
 def test_lines_that_nobody_takes_hold_nobody_up() -> None:
     """Where the pipe is full, lines wait up to a bound and are dropped beyond it; the reader hears how many."""
     with access_log() as (log, read):

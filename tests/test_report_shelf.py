@@ -212,6 +212,7 @@ def test_the_folder_does_not_grow(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     assert len(bench.files) == 1
 
 
+@pytest.mark.slow
 def test_a_large_report_in_a_process_of_its_own(bench: Bench) -> None:
     """What a web process has added up beside it is the same, its errors too."""
     apart = Reports(bench.store, bench.settings, lambda: bench.now, apart=True)

@@ -27,6 +27,7 @@ from tests.simulation.world import World
 EVENTS = 1000
 
 
+@pytest.mark.slow
 def test_seeds_that_once_failed() -> None:
     """What was once found wrong stays right."""
     assert not [failure for seed in failed_seeds() if (failure := run_seed(seed, EVENTS))]

@@ -43,7 +43,7 @@ def test_a_program_that_ends_starts_again(tmp_path: Path) -> None:
         assert "program 0 ended: exit status 3" in supervisor.line_with("starts again")
         wait_until(lambda: starts.read_text().count("x") >= 3)
         assert supervisor.end() == 0
-        assert not supervisor.left()
+        wait_until(lambda: not supervisor.left())
 
 
 def test_a_killed_program_starts_again() -> None:

@@ -67,6 +67,7 @@ def test_a_source_that_cannot_be_reached_is_said_so() -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 def test_the_bill_of_materials_is_complete(tmp_path: Path) -> None:
     """A CycloneDX document with every package that the image installs, at its version, with its hashes."""
     file = tmp_path / "sbom.json"

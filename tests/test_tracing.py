@@ -98,6 +98,7 @@ def check_requests(receiver: Receiver, requests: list[ReceivedSpan]) -> None:
     assert len(everything) == TRACED_REQUESTS
 
 
+@pytest.mark.slow
 def test_zipkin_is_spoken_too(valkey: Valkey, tmp_path: Path) -> None:
     """By its own variables the same spans go out as Zipkin's JSON."""
     with Receiver() as receiver:

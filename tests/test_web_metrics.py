@@ -179,6 +179,7 @@ def test_test_runs_are_told(client: FlaskClient) -> None:
     assert found["hitledger_workers"] == found["hitledger_runs_open"] == 0
 
 
+@pytest.mark.slow
 def test_figures_of_several_processes_survive_them(valkey: Valkey, tmp_path: Path) -> None:
     """Over several web processes, kills and restarts every scrape has every answer, and no counter ever falls."""
     port = free_port()
