@@ -105,7 +105,7 @@ def test_posting_goes_on_while_a_ledger_is_brought_to_have_them(
         book(store, NOW, next(waiting, {}))
         # Each URL alone, and twice: what is in is not put in again.
         for _ in range(2):
-            tree.fill(store, 0, generation, [name])
+            tree.fill(store, 0, generation, [name, name])
     for counts in waiting:
         book(store, NOW, counts)
     assert store.change_sections(0, "finish", generation) == "17 kept"

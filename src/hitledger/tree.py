@@ -20,8 +20,8 @@ from hitledger.dispatch import script
 from hitledger.errors import LedgerMismatchError
 from hitledger.ledger import LedgerStore, new_generation
 
-FILLED_TOGETHER = 250
-"""URLs that one call puts into their sections: a few milliseconds of the server."""
+FILLED_TOGETHER = 200
+"""URLs that one call puts into their sections: about a millisecond of the server."""
 MOST_PASSES = 5
 KEPT, FILLING, ABSENT = "kept", "filling", "absent"
 

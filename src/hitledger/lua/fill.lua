@@ -33,7 +33,7 @@ local function path_of(url)
   return path
 end
 
-local paths = {}
+local urls, paths = {}, {}
 for i = 3, #ARGV do
   local path = path_of(ARGV[i])
   for depth = 1, math.min(#path, MOST_SECTIONS) do
@@ -41,18 +41,35 @@ for i = 3, #ARGV do
       error({err = 'HITLEDGER no key for a section'})
     end
   end
-  paths[i] = path
+  urls[i - 2], paths[ARGV[i]] = ARGV[i], path
 end
-for i = 3, #ARGV do
-  local url, path = ARGV[i], paths[i]
-  local hits = redis.call('ZSCORE', all, url)
-  if hits and redis.call('SADD', filled, url) == 1 then
-    for depth, section in ipairs(path) do
+
+-- Add up first what a section's child gets from several URLs: most of the work is in the commands.
+local hits, is_in = redis.call('ZMSCORE', all, unpack(urls)), redis.call('SMISMEMBER', filled, unpack(urls))
+local children, fresh, put_in = {}, {}, {}
+for i, url in ipairs(urls) do
+  if hits[i] and is_in[i] == 0 and paths[url] then
+    put_in[#put_in + 1] = url
+    for depth, section in ipairs(paths[url]) do
       if depth <= MOST_SECTIONS then
-        redis.call('ZINCRBY', section_set .. section, hits, path[depth + 1] or url)
+        local below, child = children[section] or {}, paths[url][depth + 1] or url
+        children[section] = below
+        below[child] = (below[child] or 0) + tonumber(hits[i])
       end
-      redis.call('HINCRBY', url_numbers, section, 1)
+      fresh[section] = (fresh[section] or 0) + 1
     end
+    paths[url] = nil -- so that it counts once, should it be named twice
   end
+end
+for section, below in pairs(children) do
+  for child, sum in pairs(below) do
+    redis.call('ZINCRBY', section_set .. section, string.format('%.0f', sum), child)
+  end
+end
+for section, number in pairs(fresh) do
+  redis.call('HINCRBY', url_numbers, section, number)
+end
+if #put_in > 0 then
+  redis.call('SADD', filled, unpack(put_in))
 end
 return 1

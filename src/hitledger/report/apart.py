@@ -40,7 +40,7 @@ def build_apart(settings: Settings, recipe: Recipe, path: Path, progress: Progre
         TooLargeError, LedgerError: as `Builder.build`. OSError: the file cannot be written, or the
             process not be started.
     """
-    command = [sys.executable, "-P", "-m", "hitledger.report.apart"]
+    command = [sys.executable, "-P", "-c", "from hitledger.report.apart import main; main()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # noqa: S603 - our own
         assert process.stdin
         assert process.stdout
@@ -70,6 +70,11 @@ def _ended(word: str, told: list[Any]) -> Head:
 
 def main() -> None:
     """Build what standard input asks for."""
+    with suppress(BrokenPipeError):
+        _build()
+
+
+def _build() -> None:
     os.nice(NICENESS)
     settings, recipe, path = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
     with closing(LedgerStore(settings)) as store:
@@ -101,8 +106,3 @@ def _tell(*words: Any) -> None:
 
 
 _telling = threading.Lock()
-
-
-if __name__ == "__main__":
-    with suppress(BrokenPipeError):
-        main()
