@@ -22,8 +22,10 @@ from playwright.sync_api import sync_playwright
 from tests.browsing import FLAGS, chromium
 from tests.support import Valkey
 
-from bench.bench_reports import Served, load, p99, rows, served
+from bench.bench_reports import p99
 from bench.common import Bar, Result, scratch, valkey
+from bench.filled import Served, rows, served
+from bench.filled import fill as fill_ledger
 from hitledger.periods import KINDS, Period
 
 POLL_SECONDS = 1.0
@@ -135,10 +137,9 @@ def _processor_seconds(pid: int) -> float:
 
 def fill(server: Valkey, large: Served) -> None:
     """Put what was requested lately into this hour, this day and this month, too."""
-    del server
     now = datetime.now(UTC)
     for kind in KINDS:
-        load(large.store, rows(large.url_count // 50), Period.containing(kind, now))
+        fill_ledger(server, large.store, rows(large.url_count // 50), Period.containing(kind, now))
 
 
 def run(*, quick: bool) -> Result:

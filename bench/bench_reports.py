@@ -55,7 +55,7 @@ def run(*, quick: bool) -> Result:
                 export(result, server, large)
                 hours(result, server, large, hour_count)
                 sections(result, server, large)
-            server.client.flushall()
+            server.client.execute_command("FLUSHALL", "SYNC")
     return result
 
 
