@@ -14,7 +14,7 @@ READ = (
     "evalsha", "script|load", "multi", "exec", "type", "exists", "ttl", "scan",
     "hget", "hmget", "hgetall", "hexists", "hkeys", "hvals", "hscan",
     "zscore", "zmscore", "zcard", "zcount", "zrange", "zrevrange", "zscan",
-    "scard", "sismember", "smembers", "xread",
+    "scard", "sismember", "smembers", "smismember", "xread",
 )  # fmt: skip
 """`evalsha`: a page is read by a script, which may do no more than its user."""
 WRITE = (
