@@ -37,6 +37,18 @@ def test_rows_pages_and_single_urls(ledger: hitledger.Ledger) -> None:
         assert ledger.total() == sum(COUNTS.values())
 
 
+def test_sections(ledger: hitledger.Ledger) -> None:
+    """Sections come with their totals and numbers of URLs; rows and sections are not taken for each other."""
+    with ledger:
+        total = sum(n for url, n in COUNTS.items() if url[0] == "/")
+        assert list(ledger.sections(group="1")) == [("/api/", total, 29)]
+        assert [row.section for row in ledger.sections(under="/api/")][:2] == ["/api/29/", "/api/28/"]
+        with pytest.raises(QueryError, match=r"Ledger\.sections"):
+            next(ledger.rows(group="1"))
+        with pytest.raises(QueryError, match=r"Ledger\.rows"):
+            next(ledger.sections(prefix="/api/"))
+
+
 def test_bad_parameters_are_named(ledger: hitledger.Ledger) -> None:
     """A mistyped parameter is an error of its own kind, at once."""
     with ledger:

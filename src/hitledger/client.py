@@ -11,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from hitledger.errors import QueryError
 from hitledger.ledger import LedgerStore
 from hitledger.periods import Retention
-from hitledger.report.page import Page, Row, rows_of
+from hitledger.report.page import Page, Row, SectionRow, rows_of, sections_of
 from hitledger.report.query import Query
 from hitledger.report.reports import Reports
 from hitledger.report.single import UrlReport, report_url
@@ -27,7 +28,7 @@ class Ledger:
         frame = pandas.DataFrame(Ledger("redis://localhost").rows(period="day"))
 
     The parameters of reports are those of `GET /stats/`, as keywords: `period`, `at`, `from_`,
-    `to`, `tz`, `prefix`, `group`, `search`. Hits that hosts have journalled and not posted yet
+    `to`, `tz`, `prefix`, `under`, `group`, `search`. Hits that hosts have journalled and not posted yet
     are not in a report; that is at most their posting interval (100 ms by default).
 
     Every method raises LedgerUnavailableError where the ledger cannot be reached, QueryError
@@ -49,9 +50,20 @@ class Ledger:
         return self._reports.page(Query.read(texts))
 
     def rows(self, *, in_order: bool = True, **parameters: str) -> Iterator[Row]:
-        """Yield all rows, however many; memory stays flat."""
-        for flat in self._reports.rows(Query.read(_texts(parameters)), in_order=in_order):
+        """Yield all rows, however many; memory stays flat. Sections come from `sections`."""
+        query = Query.read(_texts(parameters))
+        if query.width != 2:
+            raise QueryError("group", "adds URLs up into sections: `Ledger.sections` has them.")
+        for flat in self._reports.rows(query, in_order=in_order):
             yield from rows_of(flat)
+
+    def sections(self, *, in_order: bool = True, **parameters: str) -> Iterator[SectionRow]:
+        """Yield all sections that `under` or `group` asks for, with their totals and numbers of URLs."""
+        query = Query.read(_texts(parameters))
+        if query.width != 3:
+            raise QueryError("group", "is missing, or `under`: without them `Ledger.rows` has the rows.")
+        for flat in self._reports.rows(query, in_order=in_order):
+            yield from sections_of(flat)
 
     def top(self, limit: int = 10, **parameters: str) -> list[Row]:
         """Return the most requested URLs."""
