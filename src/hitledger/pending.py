@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hitledger.entries import Hits, Watermark
 from hitledger.follower import Follower, ShardProgress
@@ -30,6 +30,8 @@ class Tail:
     shards: tuple[ShardProgress, ...]
     start: int
     data: bytes
+    added_up: dict[int, list[dict[int, Hits]] | None] = field(default_factory=dict)
+    """What was added up already, by where it begins: mostly at one place for all shards."""
 
     @classmethod
     def of(cls, follower: Follower) -> Tail | None:
@@ -49,6 +51,13 @@ class Tail:
             return None  # the ledger fell back
         # From `known` to `clean` there is nothing for this shard; from there on somebody else may have posted.
         start = max(progress.clean, mark.offset if mark else 0) - self.start
+        if start not in self.added_up:
+            self.added_up[start] = self._add_up(start)
+        found = self.added_up[start]
+        return None if found is None else found[shard]
+
+    def _add_up(self, start: int) -> list[dict[int, Hits]] | None:
+        """Return the hits behind a place, a table a shard; None where only posting can tell."""
         first, *records = self.data[start:].split(b"\n")
         if first:
             return None  # the watermark is another file's
@@ -56,7 +65,7 @@ class Tail:
         if records and not tally.knows(records[-1]):
             records.pop()  # it is still being written
         tally.add(Counter(records))
-        return None if tally.damaged else tally.hits[shard]
+        return None if tally.damaged else tally.hits
 
 
 class Pending:

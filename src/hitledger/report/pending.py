@@ -8,7 +8,7 @@ every hit of the host without waiting until it is posted, and sees it once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol
 
 from hitledger.dispatch import Command
@@ -17,9 +17,6 @@ from hitledger.ledger import LedgerStore
 from hitledger.periods import Period
 from hitledger.report.cursor import Place
 from hitledger.report.source import Flat, LiveSource, Slice
-
-COMMANDS = 6
-"""Commands a slice."""
 
 
 class PendingHits(Protocol):
@@ -68,31 +65,34 @@ class PendingSource(LiveSource):
         return Totals.of(list(chain.from_iterable(map(_totals_with, readings)))), rows
 
     def _readings(self, slices: Sequence[Slice]) -> list[Reading]:
-        calls = [(each.part, command) for each in slices for command in self._commands(each)]
+        commands = [self._commands(each) for each in slices]
+        calls = [(each.part, command) for each, some in zip(slices, commands, strict=True) for command in some]
         answers = self._store.read_at_one_moment(calls)
         if answers is None:
             raise OnlyPostingCanTellError
+        following = iter(answers)
         return [
-            self._reading(each, answers[at : at + COMMANDS])
-            for each, at in zip(slices, range(0, len(answers), COMMANDS), strict=True)
+            self._reading(each, list(islice(following, len(some)))) for each, some in zip(slices, commands, strict=True)
         ]
 
     def _commands(self, piece: Slice) -> list[Command]:
         store, shard, urls = self._store, piece.part, self._urls[piece.part]
         key = store.set_key(shard, self._period)
         more = piece._replace(rows=piece.rows + len(urls))  # a pending URL may leave its place
-        return [
+        commands: list[Command] = [
             self._command(more),
             ("HGETALL", store.totals_key(shard, self._period)),
             ("ZCARD", key),
-            ("ZCARD", store.set_key(shard)),
-            # Neither takes no names at all; a URL begins with "/", and no journal has this name.
+            # It takes no names at all for an error; no journal has this one.
             ("HMGET", store.watermarks_key(shard), *self._pending.journals, ""),
-            ("ZMSCORE", key, *urls, ""),
         ]
+        if urls:
+            commands += [("ZMSCORE", key, *urls), ("ZCARD", store.set_key(shard))]
+        return commands
 
     def _reading(self, piece: Slice, answers: Sequence[Any]) -> Reading:
-        rows, totals, urls, all_urls, texts, scores = answers
+        rows, totals, count, texts, *more = answers
+        scores, all_urls = more or ((), 0)
         marks = [Watermark.decode(text) if text else None for text in texts[:-1]]
         found = self._pending.hits(piece.part, marks)
         if found is None:
@@ -103,14 +103,14 @@ class PendingSource(LiveSource):
                 _add(pending.urls, hits.urls)
                 _add(pending.lines, hits.lines)
         room = most_urls_of(piece.part, self.parts, self._most_urls) - all_urls
-        known = dict(zip(self._urls[piece.part], scores, strict=False))
+        known = dict(zip(self._urls[piece.part], scores, strict=True))
         # Near the cap, only the script says what becomes of a new URL.
         if not pending.urls.keys() <= known.keys() or (pending.urls and room < len(known)):
             raise OnlyPostingCanTellError
         return Reading(
             rows=rows[1] if piece.behind else rows,
             totals=totals,
-            urls=urls,
+            urls=count,
             scores={url: int(score) for url, score in known.items() if score is not None},
             pending=pending,
         )
