@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
+from hitledger.cli.remote import service_at
 from hitledger.embedded import with_ledger
 from hitledger.ledger import LedgerStore
 from hitledger.posting import Poster
 from hitledger.report import Query, Reports
+from hitledger.report.cursor import Place
 from hitledger.report.export import ENCODERS
 from hitledger.report.source import Flat
 from hitledger.settings import Settings
+
+MOST_ROW_BYTES = 2**18
+"""More than the longest row has."""
 
 
 @click.command()
 @click.option("--format", "kind", type=click.Choice(sorted(ENCODERS)), default="ndjson", show_default=True)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write here, not to standard output.")
+@click.option("--resume", is_flag=True, help="Go on behind the last whole row of --output, as ndjson or csv.")
+@click.option("--url", help="Ask the service there, over HTTP. [default: the ledger of the settings]")
 @click.option("--unordered", is_flag=True, help="As is quickest, instead of most requested first.")
 @click.option("--period", help="all, hour, day or month.")
 @click.option("--at", help="Which of them.")
@@ -33,20 +53,88 @@ from hitledger.settings import Settings
 @click.option("--under", help="A section's children, with their totals.")
 @click.option("--group", help="Sections of so many segments, or `patterns`.")
 @click.option("--search", help="Only URLs that contain this.")
-def export(*, kind: str, output: Path | None, unordered: bool, **given: str | None) -> None:
+def export(
+    *, kind: str, output: Path | None, resume: bool, url: str | None, unordered: bool, **given: str | None
+) -> None:
     """Write all URLs, or sections, with their requests; memory stays flat, however many there are."""
     names = {"start": "from", "end": "to"}
-    query = Query.read({names.get(name, name): text for name, text in given.items() if text is not None})
+    parameters = {names.get(name, name): text for name, text in given.items() if text is not None}
+    query = Query.read(parameters)
+    if resume and (output is None or kind == "parquet"):
+        raise click.UsageError("--resume needs --output, and goes on as ndjson or csv.")
+    written = Written.of(output, kind) if resume and output else Written()
+    if url:
+        after = {"after": f"{written.place[0]}:{written.place[1]}"} if written.place else {}
+        order = {"format": kind, "order": "none" if unordered else "requests"}
+        chunks = service_at(url).exported({**parameters, **order, **after})
+        chunks = _watched_bytes(chunks) if output else chunks
+    else:
+        chunks = _of_ledger(query, written, kind, unordered=unordered, watched=output is not None)
+    if written.has_head:
+        chunks = _without_first_line(chunks)
+    if output is None:
+        _write(sys.stdout.buffer, chunks)
+        return
+    with output.open("ab" if written.length else "wb") as file:
+        _write(file, chunks)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an export that broke off has written: bytes, its last row's place, whether a head of columns is there."""
+
+    length: int = 0
+    place: Place | None = None
+    has_head: bool = False
+
+    @classmethod
+    def of(cls, output: Path, kind: str) -> Self:
+        """Look at a file's end, and cut off what is no whole row; raises UsageError where it has other rows."""
+        if not output.exists():
+            return cls()
+        with output.open("r+b") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - MOST_ROW_BYTES)
+            file.seek(start)
+            whole, newline, _ = file.read().rpartition(b"\n")
+            if not newline and start == 0:
+                file.truncate(0)
+                return cls()
+            try:
+                place = _place_in(whole.rpartition(b"\n")[2].decode(), kind)
+            except (ValueError, KeyError, IndexError, AttributeError):
+                raise click.UsageError(f"{output} does not end with rows of {kind}; nothing was changed.") from None
+            length = start + len(whole) + 1
+            file.truncate(length)
+        return cls(length, place, kind == "csv")
+
+
+def _place_in(line: str, kind: str) -> Place | None:
+    """Return the place of a row; None for a head of columns."""
+    if kind == "ndjson":
+        row = json.loads(line)
+        return int(row["requests"]), str(row.get("url") or row["section"])
+    name, requests, *_ = next(csv.reader([line]))
+    return None if requests == "requests" else (int(requests), name)
+
+
+def _of_ledger(query: Query, written: Written, kind: str, *, unordered: bool, watched: bool) -> Iterator[bytes]:
     settings = with_ledger(Settings.from_environment())
     store = LedgerStore(settings)
     Poster(settings, store).post_now()
-    rows = Reports(store, settings).rows(query, in_order=not unordered)
-    if output is None:
-        _write(sys.stdout.buffer, ENCODERS[kind](rows, query.width))
-        return
-    total = store.totals().urls if not query.rows_parameters else None
-    with output.open("wb") as file:
-        _write(file, ENCODERS[kind](_watched(rows, total, query.width), query.width))
+    rows = Reports(store, settings).rows(query, written.place, in_order=not unordered)
+    if watched:
+        total = store.totals().urls if not query.rows_parameters and not written.place else None
+        rows = _watched(rows, total, query.width)
+    return ENCODERS[kind](rows, query.width)
+
+
+def _without_first_line(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        _, found, rest = chunk.partition(b"\n")
+        if found:
+            yield rest
+            break
+    yield from chunks
 
 
 def _write(file: BinaryIO, chunks: Iterator[bytes]) -> None:
@@ -62,3 +150,13 @@ def _watched(rows: Iterator[Flat], total: int | None, width: int) -> Iterator[Fl
         for flat in rows:
             yield flat
             progress.advance(task, len(flat) // width)
+
+
+def _watched_bytes(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield pieces and show how much came, on a terminal."""
+    columns = (TextColumn("Exporting"), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=None)
+        for chunk in chunks:
+            yield chunk
+            progress.advance(task, len(chunk))

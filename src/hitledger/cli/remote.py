@@ -1,4 +1,4 @@
-"""Where `top` and `test` look: the ledger itself, or a service over HTTP, with the same answers.
+"""Where commands with `--url` look: the ledger itself, or a service over HTTP, with the same answers.
 
 Over HTTP they use the public API alone; that service counts these requests, too.
 """
@@ -6,9 +6,11 @@ Over HTTP they use the public API alone; that service counts these requests, too
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from typing import Any, Protocol
 from urllib.error import HTTPError
 from urllib.parse import urlencode, urlsplit
@@ -24,6 +26,7 @@ from hitledger.testrun.runs import Runs
 from hitledger.web.runs import TestRun
 
 ANSWER_SECONDS = 15
+PIECE_BYTES = 2**18
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,14 @@ class Place(Protocol):
         """Have a test run end early."""
 
 
+def service_at(url: str) -> ServicePlace:
+    """Return the service at a URL, which the settings' token opens. Raises QueryError, SettingsError."""
+    return ServicePlace(url, Settings.from_environment().token)
+
+
 def place_of(url: str | None) -> Place:
     """Return the service at a URL, or the ledger of the settings."""
-    settings = Settings.from_environment()
-    return ServicePlace(url, settings.token) if url else LedgerPlace(with_ledger(settings))
+    return service_at(url) if url else LedgerPlace(with_ledger(Settings.from_environment()))
 
 
 class LedgerPlace:
@@ -112,9 +119,22 @@ class ServicePlace:
         self._url = url.rstrip("/")
         self._token = token
 
+    def page(self, parameters: dict[str, str]) -> dict[str, Any]:
+        """Return a page of the report, as `/stats/` answers it."""
+        return self._ask("GET", "/stats/?" + urlencode(parameters))
+
+    def exported(self, parameters: dict[str, str]) -> Iterator[bytes]:
+        """Yield what `/stats/export` streams, in pieces; raises ServiceError where it breaks off."""
+        with self._open("GET", "/stats/export?" + urlencode(parameters)) as answer:
+            try:
+                while piece := answer.read(PIECE_BYTES):
+                    yield piece
+            except (OSError, HTTPException) as error:
+                raise ServiceError(f"The export broke off: {error}", "With --output, --resume goes on.") from None
+
     def look(self, parameters: dict[str, str]) -> View:
         """Return a page of the report."""
-        content = self._ask("GET", "/stats/?" + urlencode(parameters))
+        content = self.page(parameters)
         try:
             named = "sections" if "sections" in content else "urls"
             rows = [(str(row[named[:-1]]), int(row["requests"])) for row in content[named]]
@@ -139,22 +159,33 @@ class ServicePlace:
         self._ask("DELETE", f"/test/runs/{run_id}/")
 
     def _ask(self, method: str, path: str) -> dict[str, Any]:
+        with self._open(method, path) as answer:
+            try:
+                content = json.load(answer)
+            except (OSError, HTTPException, ValueError) as error:
+                raise self._no_answer(error) from None
+        if not isinstance(content, dict):
+            raise ServiceError(f"{self._url} does not answer as hitledger does.", "")
+        return content
+
+    @contextmanager
+    def _open(self, method: str, path: str) -> Iterator[HTTPResponse]:
         headers = {"Accept": "application/json", "Prefer": "respond-async"}
         request = Request(self._url + path, method=method, headers=headers)  # noqa: S310 - the scheme is checked
         if self._token:
             # Not for whomever the service might send us on to.
             request.add_unredirected_header("Authorization", f"Bearer {self._token}")
         try:
-            with urlopen(request, timeout=ANSWER_SECONDS) as answer:  # noqa: S310
-                content = json.load(answer)
+            answer = urlopen(request, timeout=ANSWER_SECONDS)  # noqa: S310
         except HTTPError as error:
             raise ServiceError(_detail(error), "") from None
-        except (OSError, HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise ServiceError(f"{self._url} does not answer as hitledger does: {reason}", "") from None
-        if not isinstance(content, dict):
-            raise ServiceError(f"{self._url} does not answer as hitledger does.", "")
-        return content
+        except (OSError, HTTPException) as error:
+            raise self._no_answer(error) from None
+        with answer:
+            yield answer
+
+    def _no_answer(self, error: Exception) -> ServiceError:
+        return ServiceError(f"{self._url} does not answer as hitledger does: {getattr(error, 'reason', error)}", "")
 
 
 def _detail(error: HTTPError) -> str:

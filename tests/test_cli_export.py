@@ -1,0 +1,111 @@
+"""`hitledger stats` and `export`: the same beside the ledger and over HTTP, and after a break."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from werkzeug.serving import make_server
+
+from hitledger.cli import commands
+from hitledger.errors import QueryError, ServiceError
+from hitledger.settings import Settings
+from hitledger.web import create_app
+from tests.books import Books
+
+PATHS = {b"/a/%d" % number: number for number in range(1, 12)} | {b'/a/quoted",x': 12, b"/b": 3}
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[str]:
+    """Serve a ledger over HTTP; yields the address."""
+    app = create_app(settings)
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        app.extensions["hitledger"].counter.stop()
+
+
+@pytest.fixture(params=["ledger", "service"])
+def place(request: pytest.FixtureRequest, settings: Settings) -> Iterator[tuple[Settings, list[str]]]:
+    """Settings with a filled ledger, and the words that lead a command there."""
+    books = Books(settings)
+    for path, hits in PATHS.items():
+        books.note(*[path] * hits)
+    books.poster.post_now()
+    books.close()
+    if request.param == "ledger":
+        yield settings, []
+        return
+    with serving(settings) as url:
+        yield settings, ["--url", url]
+
+
+def run(place: tuple[Settings, list[str]], *words: str) -> Result:
+    """Run a command there."""
+    settings, where = place
+    environment = {
+        "HITLEDGER_REDIS_URL": settings.redis_url,
+        "HITLEDGER_DATA_DIR": str(settings.data_dir),
+        "HITLEDGER_KEY_PREFIX": settings.key_prefix,
+    }
+    return CliRunner(env=environment).invoke(commands, [words[0], *where, *words[1:]], standalone_mode=False)
+
+
+def test_stats_are_the_same(place: tuple[Settings, list[str]]) -> None:
+    """A page and the one behind it, as a table and as JSON, wherever they come from."""
+    first = json.loads(run(place, "stats", "--limit", "3", "--json").stdout)
+    assert [row["requests"] for row in first["urls"]] == [12, 11, 10]
+    second = json.loads(run(place, "stats", "--limit", "3", "--cursor", first["next"], "--json").stdout)
+    assert [row["requests"] for row in second["urls"]] == [9, 8, 7]
+    text = run(place, "stats", "--limit", "3").stdout
+    assert "/a/11" in text
+    assert f"{' '.join(place[1])} --cursor" in text
+
+
+@pytest.mark.parametrize("order", [[], ["--unordered"]])
+@pytest.mark.parametrize("kind", ["ndjson", "csv"])
+@pytest.mark.parametrize("rows", [[], ["--under", "/"], ["--prefix", "/a/"]])
+def test_an_export_goes_on_where_it_broke_off(
+    place: tuple[Settings, list[str]], tmp_path: Path, kind: str, order: list[str], rows: list[str]
+) -> None:
+    """Cut anywhere, in a row or between two, `--resume` makes the file what it would have been."""
+    target = tmp_path / "out"
+    words = ["export", "--format", kind, *order, *rows, "--output", str(target)]
+    assert run(place, *words).exception is None
+    whole = target.read_bytes()
+    assert whole.count(b"\n") >= 2
+    for cut in (0, 5, whole.index(b"\n") + 1, len(whole) // 2, len(whole) - 3, len(whole)):
+        target.write_bytes(whole[:cut])
+        result = run(place, *words, "--resume")
+        assert result.exception is None
+        # The service counts that it was asked.
+        found = [line for line in target.read_bytes().splitlines() if b"/stats/" not in line]
+        assert found == [line for line in whole.splitlines() if b"/stats/" not in line]
+
+
+def test_resuming_what_is_no_export_changes_nothing(place: tuple[Settings, list[str]], tmp_path: Path) -> None:
+    """Another file, no file, or a format that cannot go on, is wrong usage."""
+    other = tmp_path / "notes.txt"
+    other.write_text("dear diary\ntoday")
+    for words in (["--output", str(other)], [], ["--output", str(other), "--format", "parquet"]):
+        assert isinstance(run(place, "export", "--resume", *words).exception, click.UsageError)
+    assert other.read_text() == "dear diary\ntoday"
+
+
+def test_a_service_that_is_not_there_is_named(settings: Settings) -> None:
+    """No service, or an address that is none, is one line of what to do."""
+    assert isinstance(run((settings, ["--url", "http://127.0.0.1:1"]), "export").exception, ServiceError)
+    assert isinstance(run((settings, ["--url", "ftp://x"]), "stats").exception, QueryError)
