@@ -36,6 +36,10 @@ class Mutant:
 
 
 MUTANTS = (
+    Mutant("a file goes before its losses are told again", "housekeeping.py",
+           "follower.confirmed_at is None or follower.has_untold_losses", "follower.confirmed_at is None",
+           "tests/test_housekeeping.py::test_losses_that_a_ledger_forgot_are_told_again_before_a_file_goes"),
+
     # Readers who do not wait for posting
     Mutant("others' posting unseen", "pending.py",
            "max(progress.clean, mark.offset if mark else 0) - self.start", "progress.clean - self.start",

@@ -156,6 +156,28 @@ def test_losses_and_totals_survive_the_whole_way(books: Books) -> None:
     assert lost(books) == 7
 
 
+def test_losses_that_a_ledger_forgot_are_told_again_before_a_file_goes(books: Books) -> None:
+    """A ledger that was put back and knows of fewer losses, but no fewer hits, hears of them before the file goes."""
+    books.note(b"/a")
+    (path,) = books.files()
+    with path.open("r+b") as file:
+        file.seek(journal.TALLY_OFFSET)
+        file.write(journal.make_tally(7))
+    books.journal.close()
+    books.poster.round()
+    (follower,) = books.poster._followers.values()
+    assert follower.confirmed_at is not None
+    key, name = books.store.watermarks_key(0), follower.name
+    mark = Watermark.decode(str(books.store.reader(0).hget(key, name)))
+    books.store.reader(0).hset(key, name, replace(mark, lost=3).encode())
+    books.poster._look()  # as in the middle of a round, when this file has had its turn
+    assert books.poster._housekeeper.keep([follower]) == []
+    books.poster.round()
+    books.poster.round()
+    assert not books.files()
+    assert lost(books) == 7
+
+
 def test_a_stub_that_cannot_be_read_says_nothing(books: Books) -> None:
     """A stub that a crash spoiled is no reason to stop, or to book a loss."""
     close_file(books, b"/a")

@@ -132,7 +132,9 @@ class Housekeeper:
     def _is_held_enough(self, follower: Follower, *, crowded: bool) -> bool:
         """Confirm a file that is all posted, and tell whether it has been held for long enough since."""
         now = self._host.monotonic()
-        if follower.confirmed_at is None:
+        # A ledger that was put back may know of fewer losses, and of no fewer hits.
+        if follower.confirmed_at is None or follower.has_untold_losses:
+            follower.confirmed_at = None
             if self.bring_to_end(follower) and self._confirm(follower):
                 follower.confirmed_at = now
             return False
