@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def requests_to(service: Service, path: str) -> Iterator[Callable[[], int]]:
     def request() -> None:
         nonlocal answered
         while not stop.is_set():
-            with suppress(OSError):
+            with suppress(OSError, HTTPException):  # refused, reset, or cut off in the middle of an answer
                 service.get(path)
                 answered += 1
 
