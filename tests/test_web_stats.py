@@ -10,8 +10,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from flask.testing import FlaskClient
 from pyarrow import parquet
@@ -196,6 +198,13 @@ def test_parquet_has_columns_of_their_types(client: FlaskClient) -> None:
     table = parquet.read_table(io.BytesIO(client.get("/stats/export?format=parquet").get_data()))
     assert str(table.schema).splitlines()[:2] == ["url: string", "requests: int64"]
     assert list(zip(table["requests"].to_pylist(), table["url"].to_pylist(), strict=True)) == IN_ORDER
+
+
+def test_duckdb_reads_parquet(client: FlaskClient, tmp_path: Path) -> None:
+    """DuckDB finds in the Parquet file the rows of the report."""
+    file = tmp_path / "all.parquet"
+    file.write_bytes(client.get("/stats/export?format=parquet").get_data())
+    assert duckdb.read_parquet(str(file)).project("requests, url").fetchall() == IN_ORDER
 
 
 def test_parquet_without_its_package(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
