@@ -103,6 +103,10 @@ def test_resuming_what_is_no_export_changes_nothing(place: tuple[Settings, list[
     for words in (["--output", str(other)], [], ["--output", str(other), "--format", "parquet"]):
         assert isinstance(run(place, "export", "--resume", *words).exception, click.UsageError)
     assert other.read_text() == "dear diary\ntoday"
+    for content in (b"x", b"\x1f\x8b\x08", b'{"user":'):
+        other.write_bytes(content)
+        assert isinstance(run(place, "export", "--resume", "--output", str(other)).exception, click.UsageError)
+        assert other.read_bytes() == content
 
 
 def test_a_service_that_is_not_there_is_named(settings: Settings) -> None:

@@ -36,6 +36,7 @@ from hitledger.settings import Settings
 
 MOST_ROW_BYTES = 2**18
 """More than the longest row has."""
+BEGINNINGS = {"ndjson": ('{"url":"', '{"section":"'), "csv": ("url,requests", "section,requests")}
 
 
 @click.command()
@@ -96,10 +97,12 @@ class Written:
             start = max(0, file.seek(0, os.SEEK_END) - MOST_ROW_BYTES)
             file.seek(start)
             whole, newline, _ = file.read().rpartition(b"\n")
-            if not newline and start == 0:
-                file.truncate(0)
-                return cls()
             try:
+                if not newline and start == 0:
+                    file.seek(0)
+                    _demand_beginning(file.read(64).decode(), kind)
+                    file.truncate(0)
+                    return cls()
                 place = _place_in(whole.rpartition(b"\n")[2].decode(), kind)
             except (ValueError, KeyError, IndexError, AttributeError):
                 raise click.UsageError(f"{output} does not end with rows of {kind}; nothing was changed.") from None
@@ -108,13 +111,20 @@ class Written:
         return cls(length, place, kind == "csv")
 
 
+def _demand_beginning(text: str, kind: str) -> None:
+    """Raise ValueError where a text is not what an export begins with, or a part of that."""
+    if not any(text[: len(head)] == head[: len(text)] for head in BEGINNINGS[kind]):
+        raise ValueError(text)
+
+
 def _place_in(line: str, kind: str) -> Place | None:
     """Return the place of a row; None for a head of columns."""
     if kind == "ndjson":
         row = json.loads(line)
         return int(row["requests"]), str(row.get("url") or row["section"])
     name, requests, *_ = next(csv.reader([line]))
-    return None if requests == "requests" else (int(requests), name)
+    # A quotation mark is put before what could be a formula, and before another one.
+    return None if requests == "requests" else (int(requests), name.removeprefix("'"))
 
 
 def _of_ledger(query: Query, written: Written, kind: str, *, unordered: bool, watched: bool) -> Iterator[bytes]:
