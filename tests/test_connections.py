@@ -79,7 +79,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def settings(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """A ledger of the test's own on that kind of server."""
     server = request.getfixturevalue(kind)
-    return Settings(redis_url=server.url, data_dir=tmp_path / "data", key_prefix=f"contract-{next(_prefixes)}")
+    return Settings(redis_url=server.url, data_dir=tmp_path / "data", key_prefix=f"test-contract-{next(_prefixes)}")
 
 
 @pytest.fixture
