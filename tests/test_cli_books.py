@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from hitledger import journal
 from hitledger.cli import commands
 from hitledger.settings import Settings
 from tests.books import Books
@@ -42,6 +43,21 @@ def test_audit_says_that_books_are_in_balance(books: Books) -> None:
     assert json.loads(result.output)["balance"] == {
         "received": 4, "posted": 3, "pending": 1, "refused": 0, "lost": 0,
     }  # fmt: skip
+
+
+def test_audit_tells_of_each_journal_in_hits(books: Books) -> None:
+    """Each file is an entry of its own: what it received, in hits and not in records, and what became of that."""
+    (first,) = books.files()
+    assert books.journal.append(journal.PATH, b"/mail", 5)
+    (second,) = set(books.files()) - {first}
+    nothing = {"refused": 0, "lost": 0}
+    entries = json.loads(run(books.settings, "audit", "--json").output)["journals"]
+    for each in entries:
+        del each["state"]
+    assert sorted(entries, key=lambda each: each["received"]) == [
+        {"journal": first.stem, "received": 4, "posted": 3, "pending": 1} | nothing,
+        {"journal": second.stem, "received": 5, "posted": 0, "pending": 5} | nothing,
+    ]
 
 
 def test_audit_ends_with_1_and_names_each_difference(books: Books) -> None:

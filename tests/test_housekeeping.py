@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hitledger import housekeeping, journal
+from hitledger.audit import audit
 from hitledger.entries import Watermark
 from hitledger.host import Host
 from hitledger.housekeeping import CLOSED_SUFFIX, write_durably
@@ -18,6 +19,7 @@ from hitledger.journal import NEW_SUFFIX
 from hitledger.posting import Poster
 from hitledger.settings import Settings
 from tests.books import Books
+from tests.servers import Server
 from tests.support import wait_until
 
 
@@ -111,6 +113,26 @@ def test_what_the_ledger_forgot_of_deleted_files_is_booked_as_lost(books: Books)
     assert lost(books) == 3
     assert books.counts() == {}
     fresh.close()
+
+
+def test_flushall_costs_what_is_told_and_no_more(tmp_path: Path) -> None:
+    """After FLUSHALL by hand, files that are gone are lost to the last hit, and what is held is booked again, once."""
+    with Server(tmp_path / "server") as server:
+        settings = Settings(redis_url=server.url, data_dir=tmp_path / "data", journal_hold_seconds=0)
+        books = Books(settings)
+        close_file(books, b"/gone", b"/gone", b"/also-gone")
+        held = Books(settings)
+        held.note(b"/held", b"/held")
+        held.poster.post_now()
+        server.client.flushall()
+        held.note(b"/new")
+        for _ in range(3):
+            held.poster.round()
+        report = audit(settings, held.store)
+        assert held.counts() == {"/held": 2, "/new": 1}
+        assert (report.balance["posted"], report.balance["lost"], report.differences) == (3, 3, [])
+        books.close()
+        held.close()
 
 
 def test_an_idle_host_notices_that_the_ledger_was_emptied(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
