@@ -248,17 +248,29 @@ def address_of(host: str) -> str:
 
 
 def answers_http(settings: Settings) -> bool:
-    """Tell whether the web processes answer now."""
+    """Tell whether the web processes answer now, on the admin port too where there is one.
+
+    The admin port answers a moment before the server listens on the service's own.
+    """
     address = address_of(settings.host)
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - compared, not bound
     try:
-        with socket.socket(_family(address)) as connection:
-            connection.settimeout(1.0)
-            connection.connect((address, settings.admin_port or settings.port))
-            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            return connection.recv(64)[:12] in (b"HTTP/1.1 200", b"HTTP/1.0 200")
+        with _connected(address, settings.port) as service:
+            if not settings.admin_port:
+                return _is_live(service)
+            with _connected(address, settings.admin_port) as admin:
+                return _is_live(admin)
     except OSError:
         return False
+
+
+def _connected(address: str, port: int) -> socket.socket:
+    return socket.create_connection((address, port), timeout=1.0)
+
+
+def _is_live(connection: socket.socket) -> bool:
+    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    return connection.recv(64)[:12] in (b"HTTP/1.1 200", b"HTTP/1.0 200")
 
 
 def shown_url(settings: Settings) -> str:
