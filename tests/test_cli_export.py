@@ -6,7 +6,9 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -15,17 +17,19 @@ from werkzeug.serving import make_server
 
 from hitledger.cli import commands
 from hitledger.errors import QueryError, ServiceError
+from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 from hitledger.web import create_app
 from tests.books import Books
+from tests.credentials import api_key
 
+EXPORTED = ['{"url":"/a/1","requests":2}', '{"url":"/a/2","requests":1}']
 PATHS = {b"/a/%d" % number: number for number in range(1, 12)} | {b'/a/quoted",x': 12, b"/b": 3}
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[str]:
-    """Serve a ledger over HTTP; yields the address."""
-    app = create_app(settings)
+def listening(app: Any) -> Iterator[str]:
+    """Serve a WSGI application over HTTP; yields the address."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -35,6 +39,16 @@ def serving(settings: Settings) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[str]:
+    """Serve a ledger over HTTP; yields the address."""
+    app = create_app(settings)
+    try:
+        with listening(app) as url:
+            yield url
+    finally:
         app.extensions["hitledger"].counter.stop()
 
 
@@ -53,10 +67,10 @@ def place(request: pytest.FixtureRequest, settings: Settings) -> Iterator[tuple[
         yield settings, ["--url", url]
 
 
-def run(place: tuple[Settings, list[str]], *words: str) -> Result:
-    """Run a command there."""
+def run(place: tuple[Settings, list[str]], *words: str, **more: str) -> Result:
+    """Run a command there, with more variables of the environment."""
     settings, where = place
-    environment = {
+    environment = more | {
         "HITLEDGER_REDIS_URL": settings.redis_url,
         "HITLEDGER_DATA_DIR": str(settings.data_dir),
         "HITLEDGER_KEY_PREFIX": settings.key_prefix,
@@ -113,3 +127,48 @@ def test_a_service_that_is_not_there_is_named(settings: Settings) -> None:
     """No service, or an address that is none, is one line of what to do."""
     assert isinstance(run((settings, ["--url", "http://127.0.0.1:1"]), "export").exception, ServiceError)
     assert isinstance(run((settings, ["--url", "ftp://x"]), "stats").exception, QueryError)
+
+
+def test_a_key_opens_a_service_that_asks_who_you_are(settings: Settings, tmp_path: Path) -> None:
+    """Stats and exports, resumed ones too, come with HITLEDGER_TOKEN, and without it or its right say why not."""
+    settings = replace(settings, auth="keys", oidc_issuer=None)
+    books = Books(settings)
+    books.note(b"/a/1", b"/a/1", b"/a/2")
+    books.poster.post_now()
+    books.close()
+    store, target = LedgerStore(settings), tmp_path / "out"
+    key, other = api_key(store, "stats:read"), api_key(store, "test:run")
+    with serving(settings) as url:
+        place = settings, ["--url", url]
+        page = json.loads(run(place, "stats", "--json", HITLEDGER_TOKEN=key).stdout)
+        assert [(row["url"], row["requests"]) for row in page["urls"][:1]] == [("/a/1", 2)]
+        assert run(place, "export", "--prefix", "/a/", HITLEDGER_TOKEN=key).stdout.splitlines() == EXPORTED
+        target.write_text(f"{EXPORTED[0]}\n{EXPORTED[1][:9]}")
+        words = ["export", "--prefix", "/a/", "--output", str(target)]
+        assert run(place, *words, "--resume", HITLEDGER_TOKEN=key).exception is None
+        assert target.read_text().splitlines() == EXPORTED
+        for command in ("stats", "export"):
+            for token, reason in (("", "key"), (key[:-1], "key"), (other, "stats:read")):
+                refused = run(place, command, HITLEDGER_TOKEN=token)
+                assert isinstance(refused.exception, ServiceError)
+                assert reason in str(refused.exception)
+                assert refused.stdout == ""
+                assert not token or token not in str(refused.exception)
+
+
+def test_a_token_goes_to_nobody_else(settings: Settings) -> None:
+    """Where the address sends a command on to another one, that one does not see the token."""
+    seen: list[str | None] = []
+
+    def elsewhere(environ: dict[str, str], start_response: Any) -> list[bytes]:
+        seen.append(environ.get("HTTP_AUTHORIZATION"))
+        if environ["PATH_INFO"].startswith("/stats/"):
+            start_response("302 Found", [("Location", "/elsewhere")])
+            return [b""]
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [b"{}"]
+
+    with listening(elsewhere) as url:
+        for command in ("stats", "export"):
+            run((settings, ["--url", url]), command, HITLEDGER_TOKEN="a-secret")
+    assert seen == ["Bearer a-secret", None] * 2

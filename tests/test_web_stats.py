@@ -15,8 +15,10 @@ from typing import Any
 
 import duckdb
 import pytest
+import zstandard
 from flask.testing import FlaskClient
 from pyarrow import parquet
+from werkzeug.test import TestResponse
 
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
@@ -24,6 +26,7 @@ from hitledger.web import create_app
 from tests.report_support import book, with_shards
 
 COUNTS = {f"/api/{number % 7}/{number}/": 100 + number for number in range(1, 60)} | {"(unmatched)": 5}
+CODINGS = ["identity", "gzip", "zstd"]
 TOTAL = sum(COUNTS.values())
 IN_ORDER = sorted(((hits, url) for url, hits in COUNTS.items() if url[0] == "/"), reverse=True)
 
@@ -137,16 +140,76 @@ def test_a_bad_parameter_is_named(client: FlaskClient, address: str, parameter: 
     assert get(client, address, 422)["parameter"] == parameter
 
 
+def decoded(answer: TestResponse) -> bytes:
+    """Return an answer's body as it was before its content coding."""
+    data, coding = answer.get_data(), answer.headers.get("Content-Encoding")
+    if coding == "zstd":
+        return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    return gzip.decompress(data) if coding == "gzip" else data
+
+
 @pytest.mark.parametrize("order", ["requests", "none"])
-@pytest.mark.parametrize("coding", ["identity", "gzip"])
+@pytest.mark.parametrize("coding", CODINGS)
 def test_an_export_has_every_row(client: FlaskClient, order: str, coding: str) -> None:
     """As NDJSON, in order or not, compressed or not."""
     answer = client.get(f"/stats/export?order={order}", headers={"Accept-Encoding": coding})
-    data = gzip.decompress(answer.get_data()) if coding == "gzip" else answer.get_data()
     assert answer.headers.get("Content-Encoding", "identity") == coding
-    rows = [json.loads(line) for line in data.decode().splitlines()]
+    rows = [json.loads(line) for line in decoded(answer).decode().splitlines()]
     found = [(row["requests"], row["url"]) for row in rows]
     assert (found if order == "requests" else sorted(found, reverse=True)) == IN_ORDER
+
+
+@pytest.mark.parametrize("kind", ["ndjson", "csv", "parquet"])
+def test_an_export_is_the_same_in_every_coding(client: FlaskClient, kind: str) -> None:
+    """Decoded, it is what comes without a coding; Parquet, which is compressed already, comes as it is."""
+    for rows in ("under=/api/", "prefix=/api/3/"):
+        address = f"/stats/export?format={kind}&{rows}"
+        plain = client.get(address).get_data()
+        assert plain
+        for coding in CODINGS:
+            answer = client.get(address, headers={"Accept-Encoding": coding})
+            assert answer.headers.get("Content-Encoding", "identity") == ("identity" if kind == "parquet" else coding)
+            assert "Accept-Encoding" in answer.headers["Vary"]
+            assert decoded(answer) == plain
+
+
+ACCEPTED = [
+    ("zstd", "zstd", None),
+    ("gzip, deflate, br, zstd", "zstd", "gzip"),
+    ("zstd;q=0.5, gzip;q=0.5", "zstd", "gzip"),
+    ("zstd;q=0.1, gzip;q=0.9", "gzip", "gzip"),
+    ("gzip;q=0.2, zstd;q=0.3", "zstd", "gzip"),
+    ("zstd;q=0, gzip", "gzip", "gzip"),
+    ("zstd;q=0, gzip;q=0", None, None),
+    ("identity, zstd;q=0.5, gzip;q=0.5", None, None),
+    ("gzip;q=0, *", "zstd", None),
+    ("*;q=0", None, None),
+    ("ZSTD", "zstd", None),
+    ("br", None, None),
+    ("", None, None),
+]
+"""What a client accepts, and the content coding of an export and of a page then."""
+
+
+def test_the_coding_that_a_client_likes_best(client: FlaskClient) -> None:
+    """Of those that there are, the one with the highest q, and zstd before gzip; what has q=0 is never taken."""
+    for accepted, of_export, of_page in ACCEPTED:
+        for address, coding in (("/stats/export", of_export), ("/stats/", of_page)):
+            for ask in (client.get, client.head):
+                answer = ask(address, headers={"Accept-Encoding": accepted})
+                assert answer.status_code == 200
+                assert answer.headers.get("Content-Encoding") == coding, accepted
+                assert "Accept-Encoding" in answer.headers["Vary"]
+
+
+def test_without_zstd_there_is_gzip(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is installed that makes zstd, an export comes in the next best coding."""
+    for package in ("compression.zstd", "zstandard"):
+        monkeypatch.setitem(sys.modules, package, None)
+    for accepted, coding in (("zstd, gzip", "gzip"), ("zstd", None)):
+        answer = client.get("/stats/export", headers={"Accept-Encoding": accepted})
+        assert answer.headers.get("Content-Encoding") == coding
+        assert b"/api/1/1/" in decoded(answer)
 
 
 def exported(client: FlaskClient, parameters: str) -> list[str]:
@@ -220,6 +283,21 @@ def test_what_has_not_changed_is_not_sent_again(client: FlaskClient) -> None:
     assert (again.status_code, again.get_data()) == (304, b"")
     client.get("/api/1/1/")
     assert client.get("/stats/url?url=/api/1/1/", headers={"If-None-Match": etag}).status_code == 200
+
+
+def test_a_validator_is_the_same_in_every_coding(client: FlaskClient) -> None:
+    """It is a weak one of what the answer says; whoever has it from one coding is not sent another."""
+    address = "/stats/url?url=/api/1/1/&by=hour"
+    for coding, used in (("identity", None), ("gzip", "gzip"), ("zstd", None)):
+        answer = client.get(address, headers={"Accept-Encoding": coding})
+        assert (answer.status_code, answer.headers.get("Content-Encoding")) == (200, used)
+        for other in CODINGS:
+            headers = {"If-None-Match": answer.headers["ETag"], "Accept-Encoding": other}
+            again = client.get(address, headers=headers)
+            assert (again.status_code, again.get_data()) == (304, b"")
+            assert again.headers["ETag"] == answer.headers["ETag"]
+            assert "Accept-Encoding" in again.headers["Vary"]
+            assert "Content-Encoding" not in again.headers
 
 
 def test_head_has_the_headers_and_no_body(client: FlaskClient) -> None:

@@ -214,9 +214,7 @@ class Settings:
         "Who is let in: holders of API keys; also those whom an OpenID Connect issuer vouches for; or anybody (none). "
         "Unset: none on a loopback address, and no start on any other.",
     )
-    token: str | None = setting(
-        None, secret(), "What `hitledger top` and `test` show to the service at `--url`: an API key, or a token."
-    )
+    token: str | None = setting(None, secret(), "What commands show to the service at `--url`: an API key, or a token.")
     public_url: str | None = setting(
         None, http_url(), "The address by which browsers reach the service. Unset: this service's own address."
     )

@@ -303,7 +303,10 @@ def _whole(body: bytes, media_type: str, following: str | None, content: bytes |
 
 
 def _coding(offered: list[str]) -> str:
-    return next((coding for coding in offered if request.accept_encodings.quality(coding) > 0), "identity")
+    """Return the content coding that the client likes best, of equals the first (RFC 9110, 12.5.3)."""
+    likes = request.accept_encodings.quality
+    best = max((*offered, "identity"), key=likes)
+    return best if likes(best) > 0 else "identity"
 
 
 def _read_export(texts: dict[str, str]) -> tuple[str, bool, tuple[int, str] | None]:
