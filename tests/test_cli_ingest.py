@@ -51,6 +51,7 @@ def test_the_summary_for_programs(settings: Settings, store: LedgerStore) -> Non
     assert sum(counts_of(store).values()) == 11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 def test_standard_input_is_a_log_like_any_other(
     settings: Settings, store: LedgerStore, tmp_path: Path, packed: bool

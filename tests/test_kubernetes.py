@@ -198,6 +198,7 @@ def test_probes_ask_for_what_there_is(manifests: list[Manifest]) -> None:
     assert container["startupProbe"]["failureThreshold"] * container["startupProbe"]["periodSeconds"] >= 60
 
 
+@pytest.mark.slow
 def test_a_pod_posts_before_it_goes(settings: Settings, store: LedgerStore) -> None:
     """SIGTERM to `hitledger web` ends it within the pod's grace less what preStop takes, with every hit booked."""
     web = next(each for each in render(FOLDER / "base") if each["kind"] == "StatefulSet")

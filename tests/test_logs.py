@@ -265,6 +265,7 @@ def test_the_access_log_of_a_service(web: Callable[..., tuple[Running, int]]) ->
     assert "secret" not in json.dumps(lines)
 
 
+@pytest.mark.slow
 def test_levels_and_forms(web: Callable[..., tuple[Running, int]]) -> None:
     """Lines are for people where that is set, and only those as grave as the level."""
     running, port = web(

@@ -188,6 +188,7 @@ def test_what_is_killed_comes_back(service: Service, victim: str) -> None:
     assert answered() <= counted[path] <= answered() + 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_again(short_path: Path) -> None:
     """Ctrl-C ends everything with all booked and no process left; the next start has the counts."""
     with serving(short_path, HITLEDGER_POSTING_INTERVAL_MS="60000") as service:
@@ -352,6 +353,7 @@ def gunicorn(**settings: str) -> Running:
     return Running(command, settings)
 
 
+@pytest.mark.slow
 def test_gunicorn_needs_a_ledger() -> None:
     """Without a ledger, gunicorn does not start, and one line says what to set."""
     with gunicorn() as server:

@@ -52,6 +52,7 @@ def advisories() -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_a_known_vulnerability_fails_the_audit(advisories: str) -> None:
     """Each is named with its package, version and what fixes it; every pinned package is asked about."""
     done = audit("--vulnerability-service", "osv", "--osv-url", advisories)
@@ -60,6 +61,7 @@ def test_a_known_vulnerability_fails_the_audit(advisories: str) -> None:
     assert done.returncode == 1
 
 
+@pytest.mark.slow
 def test_a_source_that_cannot_be_reached_is_said_so() -> None:
     """Nothing was audited, and that is what is said; it is no failure."""
     done = audit("--vulnerability-service", "osv", "--osv-url", "http://127.0.0.1:1/query")

@@ -94,6 +94,7 @@ def test_two_workers_share_a_run(runs: Runs, settings: Settings, server: Target)
     assert run.latency_ms
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_ends_and_the_next_begins(runs: Runs, settings: Settings, server: Target) -> None:
     """Cancelled in its middle, a run ends with what it has sent; its other tasks end at once."""
     with worker(settings):
@@ -117,6 +118,7 @@ def test_a_cancel_is_heard_in_the_middle_of_a_part(runs: Runs, stalling: Setting
     assert (run.status, run.succeeded, run.failed) == ("cancelled", 50, stalling.test_connections)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_that_is_told_to_stop(runs: Runs, stalling: Settings, number: signal.Signals) -> None:
     """It ends soon and well, its run has failed and says why, and without it no other run can be started."""
@@ -134,6 +136,7 @@ def test_a_worker_that_is_told_to_stop(runs: Runs, stalling: Settings, number: s
     assert f'"run": "{endless}", "status": "failed"' in lines[1]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed(
     runs: Runs, settings: Settings, stalling: Settings, store: LedgerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +192,7 @@ def test_a_message_that_comes_twice(runs: Runs, settings: Settings, server: Targ
     assert len(server.requests) == 11
 
 
+@pytest.mark.slow
 def test_a_ledger_that_restarts_in_mid_run(settings: Settings, own_valkey: Valkey) -> None:
     """Killed and started again, the ledger's server costs a run nothing, and the worker goes on taking runs."""
     settings = replace(settings, redis_url=own_valkey.url)
