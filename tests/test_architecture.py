@@ -44,6 +44,7 @@ ROOMS = (
         "audit",
         "tree",
         "counting",
+        "counter",
         "apikeys",
         "report",
         "ingest",
@@ -142,8 +143,8 @@ def test_hidden_imports_are_excused() -> None:
 
 
 def test_counting_needs_redis_only() -> None:
-    """`from hitledger import CountHits` imports nothing beyond the standard library and redis-py."""
-    seen, waiting, foreign = set(), ["hitledger", "hitledger.middleware"], set()
+    """`from hitledger import CountHits, Counter` imports nothing beyond the standard library and redis-py."""
+    seen, waiting, foreign = set(), ["hitledger", "hitledger.middleware", "hitledger.counter"], set()
     while waiting:
         module = waiting.pop()
         seen.add(module)

@@ -8,14 +8,16 @@ from hitledger.errors import HitledgerError
 if TYPE_CHECKING:
     from hitledger.asgi import CountHitsASGI
     from hitledger.client import Ledger
+    from hitledger.counter import Counter
     from hitledger.middleware import CountHits
     from hitledger.web import create_app
 
-__all__ = ["CountHits", "CountHitsASGI", "HitledgerError", "Ledger", "create_app"]
+__all__ = ["CountHits", "CountHitsASGI", "Counter", "HitledgerError", "Ledger", "create_app"]
 
 _HOMES = {
     "CountHits": "hitledger.middleware",
     "CountHitsASGI": "hitledger.asgi",
+    "Counter": "hitledger.counter",
     "Ledger": "hitledger.client",
     "create_app": "hitledger.web",
 }

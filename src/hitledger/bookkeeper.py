@@ -49,20 +49,34 @@ class Bookkeeper:
             self._round_began = float("inf")
             work = {"hitledger-journal": self._keep_journal, "hitledger-posting": self._post}
             self._threads = [threading.Thread(target=each, name=name, daemon=True) for name, each in work.items()]
-            for thread in self._threads:
-                thread.start()
+            try:
+                for thread in self._threads:
+                    thread.start()
+            except RuntimeError as error:
+                # At the interpreter's exit, or at a limit: whoever counts must not suffer for it.
+                log.error("hits wait in the journal for another process: %s", error)  # noqa: TRY400 - a state
 
-    def stop(self) -> None:
-        """End the threads, sync the journal and post what there is, if the ledger answers."""
+    def stop(self, seconds: float | None = None) -> bool:
+        """End the threads, sync the journal and post what there is, if the ledger answers.
+
+        Return False where this takes longer than `seconds`: it then goes on beside the caller, while
+        the process lives. No thread is started for it, because at the interpreter's exit none can be.
+        """
         self._stop.set()
-        if self._pid == os.getpid():
-            for thread in self._threads:
-                thread.join()
-        self._maintain()
+        if self._pid == os.getpid() and self._threads[-1].is_alive():
+            self._threads[-1].join(seconds)
+            return not self._threads[-1].is_alive()
+        self._finish()
+        return True
+
+    def _finish(self) -> None:
         try:
+            self._maintain()
             self._poster.post_now()
         except LedgerError as error:
             log.warning("stopped with hits still in the journal: %s They are posted at the next start.", error)
+        except Exception:
+            log.exception("stopped with hits still in the journal; they are posted at the next start")
 
     def _keep_journal(self) -> None:
         failing = False
@@ -105,3 +119,5 @@ class Bookkeeper:
                 log.exception("posting failed; it is tried again")
                 pause = min(MOST_PAUSE_SECONDS, pause * 2)
             self._round_began = float("inf")
+        self._threads[0].join()
+        self._finish()

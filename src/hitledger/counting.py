@@ -138,10 +138,16 @@ class HitCounter:
         """Post all that this host has journalled, as readers do first. Raises LedgerError, at once where it is away."""
         self.poster.post_now(patient=False)
 
-    def stop(self) -> None:
-        """Sync, post what there is and close everything; never raises for a ledger that is away."""
-        self._bookkeeper.stop()
+    def stop(self, seconds: float | None = None) -> bool:
+        """Sync, post what there is and close everything; never raises for a ledger that is away.
+
+        Return False where that takes longer than `seconds`; the journal keeps what is not posted.
+        """
+        if not self._bookkeeper.stop(seconds):
+            log.warning("posting has not ended within %s s; what is in the journal is posted later", seconds)
+            return False
         self.journal.close()
         self.poster.close()
         self.meters.close()
         self.store.close()
+        return True

@@ -32,6 +32,10 @@ class DamagedHeaderError(JournalError):
     """A journal file's header cannot be read."""
 
 
+class CountError(HitledgerError):
+    """Hits were to be counted that cannot be: no path, or no number of hits. Nothing was counted."""
+
+
 class LedgerError(HitledgerError):
     """The ledger answered, and what it answered stops the operation."""
 
