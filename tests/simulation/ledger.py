@@ -217,6 +217,8 @@ class ModelLedger:
         """Shards that no one can reach."""
         self.flaky = False
         """True while calls fail at random."""
+        self.changes = 0
+        """How often what can be reached has changed."""
         self.late: list[tuple[str, Batch, Machine, Counter[Cell]]] = []
         """Batches still on their way, whose senders have stopped waiting."""
         self.operator_faults = False

@@ -194,10 +194,12 @@ class Schedule:
         ledger = self.world.ledger
         group = {shard.number for shard in self._group()}
         ledger.down = ledger.down - group if ledger.down & group else ledger.down | group
+        ledger.changes += 1
 
     def network(self) -> None:
         """Calls to the ledger begin to fail at random, or stop it."""
         self.world.ledger.flaky = not self.world.ledger.flaky
+        self.world.ledger.changes += 1
 
     def crash(self) -> None:
         """A server is killed and started again."""

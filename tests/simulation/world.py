@@ -303,7 +303,7 @@ class World:
 
     def _faults(self, machine: Machine) -> tuple[object, ...]:
         ledger = self.ledger
-        return machine.failed, [shard.epoch for shard in ledger.shards], ledger.down, ledger.flaky
+        return machine.failed, [shard.epoch for shard in ledger.shards], ledger.changes
 
     def stop(self, process: Process) -> None:
         """End a process in good order."""
