@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -106,8 +106,10 @@ def fill(server: Valkey, store: LedgerStore, content: Rows, period: Period | Non
 
 
 @contextmanager
-def served(server: Valkey, folder: Path, shards: int, count: int) -> Iterator[Served]:
-    """Fill a ledger and serve it by one process."""
+def served(
+    server: Valkey, folder: Path, shards: int, count: int, more: Mapping[str, str] | None = None
+) -> Iterator[Served]:
+    """Fill a ledger and serve it by one process, with more variables of its environment."""
     settings = Settings(redis_url=server.url, data_dir=folder, key_prefix=f"s{shards}n{count}", shards=shards)
     store = LedgerStore(settings)
     store.open()
@@ -116,7 +118,7 @@ def served(server: Valkey, folder: Path, shards: int, count: int) -> Iterator[Se
     environment = {
         "HITLEDGER_REDIS_URL": server.url, "HITLEDGER_DATA_DIR": str(folder), "HITLEDGER_WORKERS": "1",
         "HITLEDGER_KEY_PREFIX": settings.key_prefix, "HITLEDGER_PORT": str(port),
-        "HITLEDGER_REPORT_WAIT_SECONDS": "60",
+        "HITLEDGER_REPORT_WAIT_SECONDS": "60", **(more or {}),
     }  # fmt: skip
 
     def answers() -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -166,3 +168,35 @@ def test_a_ledger_that_is_away_says_so(settings: Settings) -> None:
     away = LedgerStore(Settings(redis_url=f"unix://{settings.data_dir}/none.sock"))
     with pytest.raises(LedgerUnavailableError):
         Reports(away, settings).page()
+
+
+def test_a_search_stops_in_time(store: LedgerStore, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its time is up it says so, and `next` goes on until every URL that contains the text was shown once."""
+    monkeypatch.setattr("hitledger.report.reports.SEARCH_SECONDS", 0)
+    monkeypatch.setattr("hitledger.report.snapshot.STREAM_ROWS", 20)
+    book(store, NOW, TIES)
+    reports, found, cursor, stops = Reports(store, settings), list[Row](), None, 0
+    while True:
+        page = reports.page(Query(search="3", limit=9, cursor=cursor))
+        found += page.rows
+        stops += not page.complete
+        cursor = page.cursor
+        if cursor is None:
+            break
+        assert len(page.rows) <= 9
+    assert stops > 5
+    assert found == [row for row in in_order(TIES) if "3" in row.url]
+
+
+def test_a_series_has_so_many_periods_at_most(store: LedgerStore, settings: Settings) -> None:
+    """Two thousand are told; whoever asks for more is told which parameter asks for them."""
+    reports = Reports(store, replace(settings, retention_hours=5000), lambda: NOW)
+    for hours, refused in ((1999, False), (2000, True)):
+        asked = Query(start=(NOW - timedelta(hours=hours)).strftime("%Y-%m-%dT%H:00Z"))
+        for report in (partial(reports.history, "hour"), partial(reports.url, "/x", "hour")):
+            if refused:
+                with pytest.raises(QueryError, match="more than 2,000 hours") as caught:
+                    report(asked)
+                assert caught.value.parameter == "from"
+            else:
+                assert len(report(asked).series) == 2000

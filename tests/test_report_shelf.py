@@ -156,6 +156,55 @@ def test_small_reports_do_not_queue(bench: Bench, monkeypatch: pytest.MonkeyPatc
         assert reports.page(Query(prefix="/b")).rows == [("/b", 5)]
 
 
+def test_small_reports_take_turns(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of small ones a process adds up one at a time; a quarter of its threads may wait, and more are told at once."""
+    monkeypatch.setattr(shelf, "SMALL_ENTRIES", 1000)
+    reports = bench.reports(threads=8)
+    with ThreadPoolExecutor(2) as threads:
+        with bench.held_up():
+            waiting = [threads.submit(reports.page, Query(prefix=f"/a/{number}")) for number in (1, 2)]
+            wait_until(lambda: bench.built)
+            assert wait_until(lambda: not reports._shelf.turns._places._value)
+            with pytest.raises(ReportBusyError, match="Other reports") as caught:
+                reports.page(BELOW)
+            assert bench.built == 1
+        assert [len(each.result().rows) for each in waiting] == [11, 11]
+    assert caught.value.retry_seconds == 1
+    assert len(reports.page(BELOW).rows) == 29
+
+
+def test_work_on_reports_keeps_nobody_elses_pages(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a report is worked on, searches and tops of several hours wait for it; pages that are there do not."""
+    for ago in (4, 5):
+        book(bench.store, NOW - timedelta(hours=ago), COUNTS)
+    start, end = (f"{NOW - timedelta(hours=ago):%Y-%m-%dT%H}:00Z" for ago in (5, 3))
+    reports = bench.reports(threads=4)
+    reports.page(BELOW)
+    with ThreadPoolExecutor(1) as threads:
+        with bench.held_up():
+            monkeypatch.setattr(shelf, "SMALL_ENTRIES", 1000)
+            waiting = threads.submit(reports.page, Query(prefix="/b"))
+            wait_until(lambda: bench.built == 2)
+            monkeypatch.setattr(shelf, "SMALL_ENTRIES", 0)
+            for query in (replace(BELOW, search="1"), Query(start=start, end=end)):
+                with pytest.raises(ReportBusyError, match="Other reports"):
+                    reports.page(query)
+            assert len(reports.page(BELOW).rows) == 29
+            assert len(reports.page().rows) == 30
+        assert waiting.result().rows == [("/b", 15)]
+    assert len(reports.page(replace(BELOW, search="1")).rows) == 12
+    assert len(reports.page(Query(start=start, end=end)).rows) == 30
+
+
+def test_what_was_kept_before_a_reset_is_not_shown(bench: Bench) -> None:
+    """With as many requests as before it, but others, a report is added up anew."""
+    reports = bench.reports()
+    assert len(reports.page(BELOW).rows) == 29
+    bench.store.reset()
+    book(bench.store, NOW, {"/a/other": sum(COUNTS.values())})
+    assert reports.page(BELOW).rows == [("/a/other", sum(COUNTS.values()))]
+
+
 def test_several_hours_have_a_first_page_at_once(bench: Bench) -> None:
     """The first page of several periods does not wait; how many URLs there are is known when all is added up."""
     start, end = NOW - timedelta(hours=6), NOW - timedelta(hours=3)

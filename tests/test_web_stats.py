@@ -133,6 +133,7 @@ def test_a_series_can_be_taken_away(client: FlaskClient) -> None:
         ("/stats/export?format=xml", "format"), ("/stats/export?order=up", "order"), ("/stats/export?after=x", "after"),
         ("/stats/export?limit=3", "limit"), ("/stats/export?group=0", "group"), ("/stats/?period=week", "period"),
         ("/stats/?from=yesterday", "from"), ("/stats/?tz=Mars", "tz"), ("/stats/?search=", "search"),
+        ("/stats/?limit=0", "limit"), ("/stats/?limit=10001", "limit"),
     ],
 )  # fmt: skip
 def test_a_bad_parameter_is_named(client: FlaskClient, address: str, parameter: str) -> None:

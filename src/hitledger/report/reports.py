@@ -230,14 +230,18 @@ class Reports:
             if page:
                 return page
         with self._opened(query, window, order) as found:
-            return self._search(found, behind) if query.search else self._page(found, behind)
+            if not query.search:
+                return self._page(found, behind)
+            with self._shelf.turns.turn():
+                return self._search(found, behind)
 
     def _top_page(self, query: Query, window: Window, behind: Place | None, totals: Totals) -> Page | None:
         """Return a page found from the top of several periods; None where it is too deep for that."""
         source, count = UnionSource(self._store, window.periods), query.limit + 1
         slices = first_slices(source.parts, behind, count)
         try:
-            flat = merge(source, slices, source.read(slices), count)
+            with self._shelf.turns.turn():
+                flat = merge(source, slices, source.read(slices), count)
         except TooDeepError:
             return None
         # How many different URLs there are is known only once all is added up.

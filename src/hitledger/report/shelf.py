@@ -3,8 +3,8 @@
 Promised here:
 
 - One report is added up once, however many ask for it at the same time, in whichever process.
-- At most one large report is added up at a time on a host, and only so many wait for one. The
-  others are told when to ask again, and the work goes on meanwhile.
+- At most one large report is added up at a time on a host, and one small one in a process, and
+  only so many wait for one. The others are told when to ask again, and the work goes on meanwhile.
 - What is shown is as new as the ledger, unless adding it up took half a second or more: then it
   may be shown for ten times as long as that took, and says of when it is.
 - Nothing is kept beyond a number of bytes, or an hour.
@@ -25,6 +25,7 @@ from datetime import datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
 
+from hitledger.dispatch import Command
 from hitledger.entries import Totals
 from hitledger.errors import LedgerError, ReportBusyError
 from hitledger.ledger import LedgerStore
@@ -32,12 +33,13 @@ from hitledger.report.apart import build_apart
 from hitledger.report.build import Builder, Progress, Recipe, versions_of
 from hitledger.report.kept import KeptSections
 from hitledger.report.snapshot import Snapshot
+from hitledger.report.turns import Turns
 from hitledger.settings import Settings
 
 log = logging.getLogger("hitledger.report")
 
 SMALL_ENTRIES = 100_000
-"""Entries of the ledger that are added up at once, about 0.1 s, without queueing."""
+"""Entries of the ledger that are added up at once, about 0.1 s, by whoever asks."""
 SLOW_SECONDS = 0.5
 SHOWN_TIMES = 10
 """A report that took longer than `SLOW_SECONDS` is shown for so many times as long."""
@@ -87,14 +89,23 @@ class Shelf:
         self._built = 0
         self._lock = threading.Lock()
         self._running: dict[Path, tuple[Future[None], Progress]] = {}
-        self._waiting = threading.BoundedSemaphore(max(1, settings.threads // 4))
+        places = max(1, settings.threads // 4)
+        self._waiting = threading.BoundedSemaphore(places)
+        self.turns = Turns(places, settings.report_wait_seconds)
+        """For all work on reports that is done in the threads of requests."""
 
     def order(self, name: str, recipe: Recipe) -> Order:
         """Ask for the report of that name, added up by that recipe. Raises LedgerError."""
-        identity = f"{self._store.identity.id} {name}"
+        store, periods = self._store, recipe.periods or (None,)
+        calls: list[tuple[int, Command]] = [
+            (shard, ("HGET", store.totals_key(shard), "before")) for shard in range(store.identity.shards)
+        ]
+        calls += [call for each in periods for call in store.totals_calls(each)]
+        answers = store.read(calls)
+        # After a reset there may be as many hits as before it: another number, and other ones.
+        resets, answers = answers[: store.identity.shards], answers[store.identity.shards :]
+        identity = f"{store.identity.id} {resets} {name}"
         path = self._directory / (blake2b(identity.encode(), digest_size=16).hexdigest() + SUFFIX)
-        periods = recipe.periods or (None,)
-        answers = self._store.read([call for each in periods for call in self._store.totals_calls(each)])
         totals, entries = Totals.of(answers), None
         if recipe.generations:
             entries = KeptSections(self._store, recipe.generations).count_children(recipe.prefix.decode())
@@ -147,7 +158,8 @@ class Shelf:
 
     def _have_built(self, order: Order) -> None:
         if order.is_small:
-            self._build(order, self._builder(order))
+            with self.turns.turn():
+                self._build_unless_kept(order, self._builder(order))
             return
         future, progress = self._start(order)
         if not self._waiting.acquire(blocking=False):
@@ -182,12 +194,7 @@ class Shelf:
         failure: BaseException | None = None
         try:
             with _disk_errors(), self._turn():
-                # Another process may have built it while this one waited for its turn.
-                found = self._kept(order)
-                if found:
-                    found[0].close()
-                else:
-                    self._build(order, builder)
+                self._build_unless_kept(order, builder)
         except BaseException as error:  # noqa: BLE001 - whoever waits for it gets it
             failure = error
         with self._lock:
@@ -196,6 +203,14 @@ class Shelf:
             future.set_result(None)
         else:
             future.set_exception(failure)
+
+    def _build_unless_kept(self, order: Order, builder: Builder) -> None:
+        """Build a snapshot, unless somebody else has while this thread waited for its turn."""
+        found = self._kept(order)
+        if found:
+            found[0].close()
+        else:
+            self._build(order, builder)
 
     def _build(self, order: Order, builder: Builder) -> None:
         with _disk_errors():
