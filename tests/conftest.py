@@ -44,6 +44,12 @@ def issuer_of_all() -> Iterator[LocalIssuer | None]:
 
 
 @pytest.fixture
+def token(issuer_of_all: LocalIssuer | None) -> str | None:
+    """What a program shows a service that asks for tokens; None where it asks for none."""
+    return issuer_of_all.access() if issuer_of_all else None
+
+
+@pytest.fixture
 def short_path() -> Iterator[Path]:
     """A folder of the test's own with a path short enough for a socket in it."""
     with tempfile.TemporaryDirectory(prefix="hitledger-", ignore_cleanup_errors=True) as directory:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hitledger.apikeys import ApiKeys
 from hitledger.ledger import LedgerStore
 from hitledger.rights import RIGHTS
+
+WITHOUT_SIGN_IN: dict[str, Any] = {"auth": None, "oidc_issuer": None, "oidc_client_id": None}
+"""Changes to settings that say nothing of who is let in, whatever the whole suite runs with."""
 
 
 def api_key(store: LedgerStore, *rights: str) -> str:
@@ -13,6 +18,6 @@ def api_key(store: LedgerStore, *rights: str) -> str:
     return whole
 
 
-def bearer(token: str) -> dict[str, str]:
-    """Return the headers with which a program sends a key or a token."""
-    return {"Authorization": f"Bearer {token}"}
+def bearer(token: str | None) -> dict[str, str]:
+    """Return the headers with which a program sends a key or a token, if it has one."""
+    return {"Authorization": f"Bearer {token}"} if token else {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ from hitledger.acl import BROKER, DEFAULT, LIMITS, users
 from hitledger.settings import Settings
 from tests.certificates import Certificates, make_certificates
 from tests.issuer import LocalIssuer
+from tests.proxy import CAREFUL, Proxy
 from tests.servers import Server
 from tests.support import Valkey, free_port
 
@@ -118,7 +120,15 @@ class GuardedValkey(Valkey):
     @property
     def url(self) -> str:
         """The address of the service's own user."""
-        return f"rediss://hitledger:{ENCODED}@127.0.0.1:{self.tls_port}/0?{self.certificates.options}"
+        return self.url_at(f"hitledger:{ENCODED}", self.tls_port)
+
+    def url_at(self, login: str, port: int, database: int = 0) -> str:
+        """Return the address by which a user comes in at a port."""
+        return f"rediss://{login}@127.0.0.1:{port}/{database}?{self.certificates.options}"
+
+    def database_url(self, number: int) -> str:
+        """Return the address of another of its databases."""
+        return self.url_at(f"hitledger:{ENCODED}", self.tls_port, number)
 
     @property
     def client(self) -> redis.Redis:
@@ -126,6 +136,31 @@ class GuardedValkey(Valkey):
         return redis.Redis(
             unix_socket_path=str(self.socket), username="administrator", password="everything", decode_responses=True
         )
+
+    def proxy(self) -> Proxy:
+        """Return a proxy before it, with the same door."""
+        return GuardedProxy(self)
+
+
+class GuardedProxy(Proxy):
+    """A proxy with the door of the server behind it: it speaks TLS, wants a certificate, and passes logins on."""
+
+    def __init__(self, server: GuardedValkey) -> None:
+        self._guarded = server
+        door = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(server.certificates.authority))
+        door.verify_mode = ssl.CERT_REQUIRED
+        door.load_cert_chain(server.certificates.server, server.certificates.server_key)
+        super().__init__(server.socket, door=door)
+
+    @property
+    def url(self) -> str:
+        """The address of the service's own user at the proxy."""
+        return self._guarded.url_at(f"hitledger:{ENCODED}", self.port)
+
+    def client(self, seconds: float = 5) -> redis.Redis:
+        """Return the administrator's client behind it."""
+        url = self._guarded.url_at("administrator:everything", self.port)
+        return redis.Redis.from_url(url, socket_timeout=seconds, **CAREFUL)
 
 
 def guarded(settings: Settings, issuer: LocalIssuer) -> Settings:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 import threading
 from collections import deque
@@ -17,10 +18,16 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER's value that makes closing a reset."""
+CAREFUL: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "protocol": 2}
+"""How a client speaks that a fault is shown to: nothing is tried twice."""
 Target = Path | tuple[str, int]
 
 
@@ -43,9 +50,12 @@ PASS = Rule()
 
 
 class Proxy:
-    """Stand before one server. Without a fault set, everything passes unchanged."""
+    """Stand before one server. Without a fault set, everything passes unchanged.
 
-    def __init__(self, target: Target, port: int = 0) -> None:
+    With `door`, clients come in by TLS, and the proxy reads and passes on what they say there.
+    """
+
+    def __init__(self, target: Target, port: int = 0, *, door: ssl.SSLContext | None = None) -> None:
         self._target = target
         self._rule = PASS
         self._links: set[_Link] = set()
@@ -55,7 +65,7 @@ class Proxy:
         """Commands that a rule was applied to."""
         self._listener = socket.create_server(("127.0.0.1", port), backlog=256)
         self.port: int = self._listener.getsockname()[1]
-        self._server = self._loop.run_until_complete(asyncio.start_server(self._accept, sock=self._listener))
+        self._server = self._loop.run_until_complete(asyncio.start_server(self._accept, sock=self._listener, ssl=door))
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
 
@@ -63,6 +73,10 @@ class Proxy:
     def url(self) -> str:
         """The proxy's address, as HITLEDGER_REDIS_URL takes it."""
         return f"redis://127.0.0.1:{self.port}"
+
+    def client(self, seconds: float = 5) -> redis.Redis:
+        """Return a client behind it that may do everything, waits so long and tries nothing twice."""
+        return redis.Redis(port=self.port, socket_timeout=seconds, **CAREFUL)
 
     # Faults; each stays until the next one or `heal`, or for as many commands as it says
 

@@ -13,6 +13,7 @@ import redis
 from flask.testing import FlaskClient
 
 from hitledger.embedded import valkey_binary
+from tests.proxy import Proxy
 
 Found = TypeVar("Found")
 Clients = Callable[..., FlaskClient]
@@ -54,10 +55,18 @@ class Valkey:
         """The server's address, as HITLEDGER_REDIS_URL takes it."""
         return f"unix://{self.socket}"
 
+    def database_url(self, number: int) -> str:
+        """Return the address of another of its databases."""
+        return f"{self.url}?db={number}"
+
     @property
     def client(self) -> redis.Redis:
-        """A client that sees texts."""
+        """A client that sees texts, and may do everything."""
         return redis.Redis(unix_socket_path=str(self.socket), decode_responses=True)
+
+    def proxy(self) -> Proxy:
+        """Return a proxy before it; a context."""
+        return Proxy(self.socket)
 
     def binary(self) -> Path:
         """Return the program."""

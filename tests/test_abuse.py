@@ -19,7 +19,7 @@ from hitledger.settings import Settings
 from hitledger.webserver import MOST_CONNECTIONS, SPARE_DESCRIPTORS, most_connections
 from tests.books import Books
 from tests.storm.service import Service
-from tests.support import wait_until
+from tests.support import Valkey, wait_until
 
 CAP = 300
 
@@ -51,9 +51,9 @@ def test_the_cap_is_exact_and_the_lines_add_up(books: Books) -> None:
     assert audit(books.settings, books.store).differences == []
 
 
-def test_the_cap_costs_one_look_a_batch(books: Books) -> None:
+def test_the_cap_costs_one_look_a_batch(books: Books, valkey: Valkey) -> None:
     """How many URLs there are is asked once a script call, not once a hit, below the cap and beyond it."""
-    client = books.store.reader(0)
+    client = valkey.client
     books.poster.post_now()
     client.config_resetstat()
     for start in (0, 5000):

@@ -21,7 +21,7 @@ from tests.support import Valkey, wait_until
 @pytest.fixture
 def proxy(valkey: Valkey) -> Iterator[Proxy]:
     """A proxy before the session's server."""
-    with Proxy(valkey.socket) as proxy:
+    with valkey.proxy() as proxy:
         yield proxy
 
 

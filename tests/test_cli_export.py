@@ -53,7 +53,9 @@ def serving(settings: Settings) -> Iterator[str]:
 
 
 @pytest.fixture(params=["ledger", "service"])
-def place(request: pytest.FixtureRequest, settings: Settings) -> Iterator[tuple[Settings, list[str]]]:
+def place(
+    request: pytest.FixtureRequest, settings: Settings, token: str | None
+) -> Iterator[tuple[Settings, list[str]]]:
     """Settings with a filled ledger, and the words that lead a command there."""
     books = Books(settings)
     for path, hits in PATHS.items():
@@ -64,7 +66,7 @@ def place(request: pytest.FixtureRequest, settings: Settings) -> Iterator[tuple[
         yield settings, []
         return
     with serving(settings) as url:
-        yield settings, ["--url", url]
+        yield replace(settings, token=token), ["--url", url]
 
 
 def run(place: tuple[Settings, list[str]], *words: str, **more: str) -> Result:
@@ -74,6 +76,7 @@ def run(place: tuple[Settings, list[str]], *words: str, **more: str) -> Result:
         "HITLEDGER_REDIS_URL": settings.redis_url,
         "HITLEDGER_DATA_DIR": str(settings.data_dir),
         "HITLEDGER_KEY_PREFIX": settings.key_prefix,
+        "HITLEDGER_TOKEN": settings.token,
     }
     return CliRunner(env=environment).invoke(commands, [words[0], *where, *words[1:]], standalone_mode=False)
 

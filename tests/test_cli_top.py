@@ -209,7 +209,7 @@ def test_what_was_read_stays_while_nothing_can_be(settings: Settings) -> None:
     assert "does not answer" in text
 
 
-def test_over_http_it_is_the_same(settings: Settings) -> None:
+def test_over_http_it_is_the_same(settings: Settings, token: str | None) -> None:
     """A service and its ledger show the same rows; what a service refuses is said in its words."""
     note(settings, b"/api/one/two/", 3)
     app = create_app(settings)
@@ -217,7 +217,7 @@ def test_over_http_it_is_the_same(settings: Settings) -> None:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        service = ServicePlace(f"http://127.0.0.1:{server.server_port}")
+        service = ServicePlace(f"http://127.0.0.1:{server.server_port}", token)
         for parameters in ({"search": "one"}, {"group": "2", "prefix": "/api/"}):
             here, there = LedgerPlace(settings).look(parameters), service.look(parameters)
             assert there.rows == here.rows != []

@@ -25,7 +25,7 @@ from hitledger.settings import Settings
 from tests.books import Books
 from tests.processes import Running
 from tests.servers import Cluster, Sentinels, Server, TLSFront, redis_binary
-from tests.support import wait_until
+from tests.support import Valkey, wait_until
 
 JOURNAL = "0006400000000000-" + "ab" * 16
 HOUR = 498_000
@@ -88,6 +88,13 @@ def store(settings: Settings) -> Iterator[LedgerStore]:
     store = LedgerStore(settings)
     yield store
     store.close()
+
+
+@pytest.fixture
+def administrators(store: LedgerStore, kind: str, request: pytest.FixtureRequest) -> list[redis.Redis]:
+    """Clients of its servers that may do everything."""
+    server = request.getfixturevalue(kind)
+    return [server.client] if isinstance(server, Valkey) else [each.client for each in store._connections.servers()]
 
 
 def batch_for(shard: int, hits: int = 3, before: Watermark | None = None) -> Batch:
@@ -180,14 +187,14 @@ def test_replicas_are_asked_too(store: LedgerStore) -> None:
     assert not store.confirm(JOURNAL, marks, 2)
 
 
-def test_servers_that_forgot_the_scripts(store: LedgerStore) -> None:
+def test_servers_that_forgot_the_scripts(store: LedgerStore, administrators: list[redis.Redis]) -> None:
     """A server that was restarted, or took over, is given the scripts again; a confirmation waits for it."""
     shard = store.identity.shards - 1
     first = batch_for(shard)
     store.post([first])
     marks = [first.wanted if each == shard else Watermark() for each in range(store.identity.shards)]
-    for server in store._connections.servers():
-        server.client.script_flush()
+    for client in administrators:
+        client.script_flush()
     assert not store.confirm(JOURNAL, marks[shard:])
     (outcome,) = store.post([batch_for(shard, 7, first.wanted)])
     assert outcome.word == "posted"

@@ -29,7 +29,6 @@ from hitledger.serve import answers_http
 from hitledger.settings import Settings
 from tests.books import Books, counts_of
 from tests.processes import Running
-from tests.proxy import Proxy
 from tests.storm.service import WEB_COMMAND, Service
 from tests.support import Valkey, free_port, wait_until
 
@@ -191,7 +190,7 @@ def test_no_descriptor_to_spare(settings: Settings, no_descriptors: Callable[[],
 
 def test_the_journals_cap_while_the_ledger_is_away(settings: Settings, valkey: Valkey) -> None:
     """At its cap the journal takes no more; once the ledger is back, all of it is posted and it goes on by itself."""
-    with Proxy(valkey.socket) as proxy:
+    with valkey.proxy() as proxy:
         away = replace(settings, redis_url=proxy.url, journal_cap_bytes=65536)
         proxy.refuse()
         with counted(away) as service:

@@ -140,7 +140,7 @@ def test_an_idle_host_notices_that_the_ledger_was_emptied(books: Books, monkeypa
     monkeypatch.setattr(housekeeping, "HEAL_SECONDS", 0.0)
     close_file(books, b"/a", b"/b")
     client = books.store.reader(0)
-    client.delete(*client.keys(f"{books.settings.key_prefix}:*"))
+    client.delete(*client.scan_iter(f"{books.settings.key_prefix}:*"))
     for _ in range(3):
         books.poster.round()
     assert lost(books) == 2

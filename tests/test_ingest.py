@@ -25,6 +25,7 @@ from hitledger.ledger import LedgerStore
 from hitledger.periods import Period
 from hitledger.settings import Settings
 from tests.logs import counts_of, ingest, log_lines, naive
+from tests.support import Valkey
 
 LINES = log_lines(8000, urls=9000)
 
@@ -320,11 +321,13 @@ def test_the_ledger_never_forgets_a_log(settings: Settings, store: LedgerStore, 
     assert counts_of(store) == naive(LINES)
 
 
-def test_a_ledger_that_fell_back_is_brought_forward(settings: Settings, store: LedgerStore, log: Path) -> None:
+def test_a_ledger_that_fell_back_is_brought_forward(
+    settings: Settings, store: LedgerStore, log: Path, valkey: Valkey
+) -> None:
     """Counts and watermark fall back together: given again, the log adds what the ledger lost."""
     log.write_bytes(LINES[: LINES.find(b"\n", 100_000) + 1])
     ingest(settings, store, log)
-    client = store.reader(0)
+    client = valkey.client
     backup = {str(key): client.dump(key) for key in client.scan_iter(f"{settings.key_prefix}:*")}
     log.write_bytes(LINES)
     ingest(settings, store, log)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -15,11 +15,11 @@ from hitledger.host import Host
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 from tests.books import counts_of
-from tests.proxy import Proxy
 from tests.support import Valkey
 
 JOURNAL = "00066" + "0" * 11 + "-" + "a" * 32
 HOUR = int(Host.now()) // 3600
+Dump = Callable[[], dict[str, object]]
 
 
 def batch(start: Watermark | None = None, end: int = 300, **urls: int) -> Batch:
@@ -42,10 +42,11 @@ def opened(store: LedgerStore) -> LedgerStore:
     return store
 
 
-def dump(store: LedgerStore) -> dict[str, object]:
-    """Return every key of the ledger with what is in it."""
-    client = store.reader(0)
-    return {str(key): client.dump(key) for key in client.scan_iter(store.key("*"))}
+@pytest.fixture
+def dump(opened: LedgerStore, valkey: Valkey) -> Dump:
+    """What returns every key of the ledger with what is in it, which takes an administrator."""
+    client = valkey.client
+    return lambda: {str(key): client.dump(key) for key in client.scan_iter(opened.key("*"))}
 
 
 def post(store: LedgerStore, *batches: Batch) -> list[str]:
@@ -60,29 +61,29 @@ def test_a_batch_is_booked_once(opened: LedgerStore) -> None:
     assert opened.totals().requests == 3
 
 
-def test_a_batch_from_elsewhere_changes_nothing(opened: LedgerStore) -> None:
+def test_a_batch_from_elsewhere_changes_nothing(opened: LedgerStore, dump: Dump) -> None:
     """A batch that begins where the watermark does not stand is turned away with the watermark as it is."""
     first = batch(a=1)
     post(opened, first)
-    before = dump(opened)
+    before = dump()
     stale = batch(None, 400, a=5)
     ahead = batch(Watermark(350, 1, 7), 400, a=5)
     for each in (stale, ahead):
         outcome = opened.post([each])[0]
         assert (outcome.word, outcome.watermark) == ("elsewhere", first.wanted)
-    assert dump(opened) == before
+    assert dump() == before
 
 
-def test_a_stranger_changes_nothing(opened: LedgerStore) -> None:
+def test_a_stranger_changes_nothing(opened: LedgerStore, dump: Dump) -> None:
     """A shard that belongs to another ledger, or to none, takes nothing."""
     opened.reader(0).hset(opened.totals_key(0), "ledger", "other")
-    before = dump(opened)
+    before = dump()
     assert post(opened, batch(a=1)) == ["stranger"]
-    assert dump(opened) == before
+    assert dump() == before
 
 
 @pytest.mark.parametrize("key", ["totals", "watermarks", "all", "hour", "hour totals", "routes", "hour routes"])
-def test_a_key_of_the_wrong_type_stops_all_of_it(opened: LedgerStore, key: str) -> None:
+def test_a_key_of_the_wrong_type_stops_all_of_it(opened: LedgerStore, dump: Dump, key: str) -> None:
     """Whichever key holds something else, nothing at all is booked, and the error says which."""
     post(opened, routed(batch(a=1), one=1))
     client = opened.reader(0)
@@ -98,11 +99,11 @@ def test_a_key_of_the_wrong_type_stops_all_of_it(opened: LedgerStore, key: str) 
     }[key]
     client.delete(name)
     client.set(name, "text")
-    before = dump(opened)
+    before = dump()
     (outcome,) = opened.post([routed(batch(Watermark(300, 1, 7), 400, a=1), one=1)])
     assert outcome.word == "unknown"
     assert name in str(outcome.error)
-    assert dump(opened) == before
+    assert dump() == before
 
 
 def test_a_shard_counts_exactly_to_the_last_number_it_can(opened: LedgerStore) -> None:
@@ -130,11 +131,11 @@ def test_routes_are_booked_with_their_hits(opened: LedgerStore) -> None:
     assert opened.totals().requests == 8
 
 
-def test_a_batch_with_more_routes_than_hits_changes_nothing(opened: LedgerStore) -> None:
+def test_a_batch_with_more_routes_than_hits_changes_nothing(opened: LedgerStore, dump: Dump) -> None:
     """A batch that contradicts itself is refused whole."""
-    before = dump(opened)
+    before = dump()
     assert post(opened, routed(batch(a=2), one=2, two=1)) == ["unknown"]
-    assert dump(opened) == before
+    assert dump() == before
 
 
 def test_a_reset_drops_routes_too(opened: LedgerStore) -> None:
@@ -187,7 +188,7 @@ def test_what_is_not_on_the_disk_is_not_confirmed(opened: LedgerStore, valkey: V
 
 def test_a_lost_reply_is_not_asked_for_again(settings: Settings, valkey: Valkey) -> None:
     """Posting never repeats a command by itself: an outcome that nobody knows is told as that."""
-    with Proxy(valkey.socket) as proxy:
+    with valkey.proxy() as proxy:
         store = LedgerStore(replace(settings, redis_url=proxy.url))
         store.open()
         post(store, batch(a=1))

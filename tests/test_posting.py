@@ -28,7 +28,6 @@ from hitledger.periods import Period
 from hitledger.posting import Poster
 from hitledger.settings import Settings
 from tests.books import Books, counts_of
-from tests.proxy import Proxy
 from tests.support import Valkey, wait_until
 
 
@@ -282,11 +281,11 @@ def test_a_shard_that_is_ahead_of_a_cut_file_does_not_hold_up_the_others(setting
     assert not books.files()
 
 
-def test_a_ledger_that_fell_back_is_healed(books: Books) -> None:
+def test_a_ledger_that_fell_back_is_healed(books: Books, valkey: Valkey) -> None:
     """Counts and watermarks that went back together are brought forward from the files that are held."""
     books.note(b"/a", b"/b")
     books.poster.post_now()
-    client = books.store.reader(0)
+    client = valkey.client
     keys = [books.store.set_key(0), books.store.totals_key(0), books.store.watermarks_key(0)]
     copies = [f"{key}:copy" for key in keys]
     for key, copy in zip(keys, copies, strict=True):
@@ -426,7 +425,7 @@ def test_journal_to_ledger_is_a_counter(
 
 def test_readers_do_not_queue_for_a_ledger_that_is_away(settings: Settings, valkey: Valkey) -> None:
     """While one caller waits for a ledger that does not answer, others who have no patience are told at once."""
-    with Proxy(valkey.socket) as proxy:
+    with valkey.proxy() as proxy:
         books = Books(replace(settings, redis_url=proxy.url))
         books.note(b"/a")
         poster = books.poster
@@ -457,7 +456,7 @@ def test_readers_do_not_queue_for_a_ledger_that_is_away(settings: Settings, valk
 
 def test_readers_leave_threads_to_others(settings: Settings, valkey: Valkey) -> None:
     """Where half of the threads wait for a ledger that has just stopped answering, one more is sent away."""
-    with Proxy(valkey.socket) as proxy:
+    with valkey.proxy() as proxy:
         books = Books(replace(settings, redis_url=proxy.url, threads=2))
         books.note(b"/a")
         poster = books.poster

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from tests.proxy import Proxy, end_of
 from tests.support import Valkey, wait_until
@@ -16,14 +14,14 @@ from tests.support import Valkey, wait_until
 @pytest.fixture
 def proxy(valkey: Valkey) -> Iterator[Proxy]:
     """A proxy before the session's server."""
-    with Proxy(valkey.socket) as proxy:
+    with valkey.proxy() as proxy:
         yield proxy
 
 
 @pytest.fixture
 def client(proxy: Proxy) -> Iterator[redis.Redis]:
     """A client behind it that tries nothing twice."""
-    with redis.Redis(port=proxy.port, retry=Retry(NoBackoff(), 0), socket_timeout=5, protocol=2) as client:
+    with proxy.client() as client:
         client.delete("through-proxy")
         yield client
 
@@ -74,7 +72,7 @@ def test_errors_stand_in_their_place(client: redis.Redis, proxy: Proxy) -> None:
 
 def test_what_is_held_arrives_late(proxy: Proxy, valkey: Valkey) -> None:
     """A command whose sender has given up runs all the same once the network is back."""
-    with redis.Redis(port=proxy.port, retry=Retry(NoBackoff(), 0), socket_timeout=0.05, protocol=2) as client:
+    with proxy.client(0.05) as client:
         client.delete("through-proxy")
         proxy.hold()
         with pytest.raises(redis.TimeoutError):

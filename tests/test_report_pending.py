@@ -87,7 +87,7 @@ def test_pending_hits_are_as_good_as_posted(
 ) -> None:
     """Whatever was journalled and posted, by whomever: pages say the same before and after the rest is posted."""
     folder = tmp_path_factory.mktemp("desk")
-    settings = Settings(redis_url=valkey.url, data_dir=folder, key_prefix=f"p-{folder.name}", shards=shards)
+    settings = Settings(redis_url=valkey.url, data_dir=folder, key_prefix=f"test-{folder.name}", shards=shards)
     desk, other = Desk(settings), Poster(settings, LedgerStore(settings))
     desk.note(b"/first", b"/second")
     desk.poster.post_now()

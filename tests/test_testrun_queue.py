@@ -30,7 +30,7 @@ def test_addresses_in_kombus_words(ours: str, kombus: str) -> None:
 
 def test_messages_wait_under_the_key_prefix(settings: Settings, valkey: Valkey) -> None:
     """What is queued stands below the service's own prefix, in the database that was named."""
-    queue = PartQueue(replace(settings, redis_url=f"{valkey.url}?db=1"))
+    queue = PartQueue(replace(settings, redis_url=valkey.database_url(1)))
     assert queue.is_empty()
     queue.send("run", range(3))
     assert not queue.is_empty()

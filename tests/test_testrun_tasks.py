@@ -149,7 +149,7 @@ def test_a_worker_that_is_killed(
         assert store.reader(0).exists(store.key("celery", "unacked")) == 0
         process.end(signal.SIGKILL)
     # As its time to live would have it: `test_the_mark_of_a_killed_worker_vanishes` waits for that.
-    (mark,) = store.reader(0).keys(store.key("worker", "*"))
+    (mark,) = store.reader(0).scan_iter(store.key("worker", "*"))
     store.reader(0).delete(mark)
     run = ended(runs, begun)
     assert (run.status, run.error, run.sent) == ("failed", LOST, 50)

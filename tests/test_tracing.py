@@ -7,6 +7,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,21 @@ from hitledger.serve import answers_http
 from hitledger.settings import Settings
 from hitledger.tracing import start_tracing
 from hitledger.tracing.spans import TRACED_REQUESTS, exporters_of
+from tests.credentials import bearer
 from tests.processes import Running, free_port
 from tests.receiver import ReceivedSpan, Receiver
 from tests.support import Valkey, wait_until
+from tests.testruns import environment_of
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
 @contextmanager
-def traced(valkey: Valkey, folder: Path, **variables: str) -> Iterator[tuple[int, list[Running]]]:
+def traced(settings: Settings, **variables: str) -> Iterator[tuple[int, list[Running]]]:
     """Run web processes and a worker that send their spans soon; yields the port and the programs."""
     port = free_port()
-    environment = {
-        "HITLEDGER_REDIS_URL": valkey.url, "HITLEDGER_DATA_DIR": str(folder), "HITLEDGER_PORT": str(port),
-        "HITLEDGER_KEY_PREFIX": f"traced-{port}", "HITLEDGER_WORKERS": "2", "HITLEDGER_TRACES": "on",
-        "HITLEDGER_ACCESS_LOG": "on", "OTEL_BSP_SCHEDULE_DELAY": "50", **variables,
-    }  # fmt: skip
+    settings = replace(settings, port=port, workers=2, traces=True, access_log=True)
+    environment = {**environment_of(settings), "OTEL_BSP_SCHEDULE_DELAY": "50", **variables}
     ours = [sys.executable, "-m", "hitledger"]
     with Running([*ours, "web"], environment) as web, Running([*ours, "worker"], environment) as worker:
         wait_until(lambda: answers_http(Settings(port=port)))
@@ -47,16 +47,16 @@ def ask(port: int, path: str, method: str = "GET", **headers: str) -> Any:
         return json.load(answer)
 
 
-def test_a_test_run_is_one_trace(valkey: Valkey, tmp_path: Path) -> None:
+def test_a_test_run_is_one_trace(settings: Settings, token: str | None) -> None:
     """From the POST over the queue and the worker to the answered GETs, every span is in its caller's place."""
     with Receiver() as receiver:
         # Spans wait for a minute, or for the end of their process.
         variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "60000"}
-        with traced(valkey, tmp_path, **variables) as (port, programs):
+        with traced(settings, **variables) as (port, programs):
             parent = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
-            run = ask(port, f"/test/{TRACED_REQUESTS + 30}/?", "POST", Prefer="wait=60", **parent)
+            run = ask(port, f"/test/{TRACED_REQUESTS + 30}/?", "POST", Prefer="wait=60", **parent, **bearer(token))
             assert run["succeeded"] == TRACED_REQUESTS + 30
-            ask(port, "/stats/?limit=7")
+            ask(port, "/stats/?limit=7", **bearer(token))
             web, worker = programs
             assert worker.end() == 0
             assert web.end() == 0
@@ -99,15 +99,15 @@ def check_requests(receiver: Receiver, requests: list[ReceivedSpan]) -> None:
 
 
 @pytest.mark.slow
-def test_zipkin_is_spoken_too(valkey: Valkey, tmp_path: Path) -> None:
+def test_zipkin_is_spoken_too(settings: Settings, token: str | None) -> None:
     """By its own variables the same spans go out as Zipkin's JSON."""
     with Receiver() as receiver:
         variables = {
             "OTEL_TRACES_EXPORTER": "zipkin", "OTEL_EXPORTER_ZIPKIN_ENDPOINT": f"{receiver.url}/api/v2/spans",
             "OTEL_SERVICE_NAME": "books",
         }  # fmt: skip
-        with traced(valkey, tmp_path, **variables) as (port, _):
-            run = ask(port, "/test/3/", "POST", Prefer="wait=60")
+        with traced(settings, **variables) as (port, _):
+            run = ask(port, "/test/3/", "POST", Prefer="wait=60", **bearer(token))
             assert run["succeeded"] == 3
             wait_until(lambda: len([span for span in receiver.spans if span.name == "GET /api/<anything:rest>"]) == 3)
             wait_until(lambda: any(span.kind == "CONSUMER" for span in receiver.spans))
@@ -126,7 +126,7 @@ from pathlib import Path
 from hitledger.settings import Settings
 from hitledger.web import create_app
 import hitledger.testrun.tasks, hitledger.cli.worker, hitledger.webserver
-app = create_app(Settings(redis_url=sys.argv[1], data_dir=Path(sys.argv[2]), key_prefix="off", access_log=True))
+app = create_app(Settings(redis_url=sys.argv[1], data_dir=Path(sys.argv[2]), key_prefix="test-off", access_log=True))
 assert app.test_client().get("/api/x/").status_code == 200
 app.extensions["hitledger"].counter.stop()
 print([name for name in set(sys.modules) - before if name.startswith("opentelemetry")])

@@ -18,6 +18,7 @@ from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 from tests.books import counts_of
 from tests.report_support import book, with_shards
+from tests.support import Valkey
 
 NOW = datetime.now(UTC)
 SEGMENTS = st.sampled_from(["a", "b", "%C3%BC", ""])
@@ -167,12 +168,12 @@ def test_they_can_be_dropped(settings: Settings) -> None:
     assert kept(store) == expected({"/a/b": 2, "/a/c": 1})
 
 
-def test_a_key_of_the_wrong_type_stops_all_of_it(settings: Settings) -> None:
+def test_a_key_of_the_wrong_type_stops_all_of_it(settings: Settings, valkey: Valkey) -> None:
     """Whichever key of the sections holds something else, nothing at all is booked."""
     store = fresh(with_shards(settings, 1), keep_sections=True)
     book(store, NOW, {"/a/b": 1})
     ((generation, _),) = tree.states(store)
-    client = store.reader(0)
+    client = valkey.client
     for words in ((), ("filled",), ("under", ""), ("under", "/a/")):
         key = store.sections_key(0, generation, *words)
         there = client.dump(key)

@@ -10,7 +10,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -19,8 +18,10 @@ from hitledger.serve import answers_http, check_port
 from hitledger.settings import Settings
 from hitledger.web import create_app
 from hitledger.web.admin import MOST_CONNECTIONS, serve_admin
+from tests.credentials import bearer
 from tests.processes import Running, free_port
-from tests.support import Valkey, wait_until
+from tests.support import wait_until
+from tests.testruns import environment_of
 
 
 def status_of(port: int, path: str) -> int:
@@ -34,20 +35,17 @@ def status_of(port: int, path: str) -> int:
 
 
 @pytest.fixture
-def ports(valkey: Valkey, tmp_path: Path) -> Iterator[tuple[int, int]]:
+def ports(settings: Settings) -> Iterator[tuple[int, int]]:
     """A service's port and its admin port."""
     port, admin = free_port(), free_port()
-    environment = {
-        "HITLEDGER_REDIS_URL": valkey.url, "HITLEDGER_DATA_DIR": str(tmp_path), "HITLEDGER_KEY_PREFIX": f"admin-{port}",
-        "HITLEDGER_PORT": str(port), "HITLEDGER_ADMIN_PORT": str(admin), "HITLEDGER_WORKERS": "2",
-    }  # fmt: skip
-    with Running([sys.executable, "-m", "hitledger", "web"], environment) as web:
-        wait_until(lambda: answers_http(Settings(port=port, admin_port=admin)))
+    settings = replace(settings, port=port, admin_port=admin, workers=2)
+    with Running([sys.executable, "-m", "hitledger", "web"], environment_of(settings)) as web:
+        wait_until(lambda: answers_http(settings))
         yield port, admin
         assert web.end() == 0
 
 
-def test_each_port_has_its_own(ports: tuple[int, int]) -> None:
+def test_each_port_has_its_own(ports: tuple[int, int], token: str | None) -> None:
     """Probes and metrics are on the admin port and not on the service's; nothing else is on the admin port."""
     port, admin = ports
     for path in ("/livez", "/readyz", "/metrics"):
@@ -55,7 +53,9 @@ def test_each_port_has_its_own(ports: tuple[int, int]) -> None:
     for path in ("/", "/api/x/", "/stats/", "/static/dashboard.css", "/docs/", "/openapi.json"):
         assert (path, status_of(admin, path)) == (path, 404)
     assert status_of(port, "/api/x/") == 200
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/stats/") as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(f"http://127.0.0.1:{port}/stats/", headers=bearer(token))
+    ) as answer:
         report = json.load(answer)
     # Neither what the admin port answered nor what was asked for in vain counts.
     assert report["urls"] == [{"url": "/api/x/", "requests": 1}]

@@ -25,7 +25,7 @@ from hitledger.settings import Settings
 from hitledger.web import create_app
 from hitledger.web.auth.endpoints import NEEDS
 from hitledger.web.auth.pages import safe_path
-from tests.credentials import api_key, bearer
+from tests.credentials import WITHOUT_SIGN_IN, api_key, bearer
 
 PAGE = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 OWN_PAGE = {"Sec-Fetch-Site": "same-origin"}
@@ -34,7 +34,7 @@ OWN_PAGE = {"Sec-Fetch-Site": "same-origin"}
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """Settings that say nothing of who is let in, whatever the whole suite runs with."""
-    return replace(settings, auth=None, oidc_issuer=None)
+    return replace(settings, **WITHOUT_SIGN_IN)
 
 
 def app_of(settings: Settings) -> Iterator[Flask]:

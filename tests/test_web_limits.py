@@ -23,6 +23,7 @@ from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 from hitledger.web.limits import Limiter, Limits, Policy
 from hitledger.web.proxies import client_address, is_https
+from tests.credentials import WITHOUT_SIGN_IN
 from tests.support import Clients, Valkey
 
 Ask = Callable[..., TestResponse]
@@ -37,7 +38,7 @@ def from_address(address: str, **headers: str) -> dict[str, Any]:
 
 def test_who_asks_too_often_is_told_when_to_come_back(clients: Clients) -> None:
     """The quota counts down in each answer; beyond it there is a 429 that says when there is more, for this client."""
-    client = clients(limit_stats="3/hour")
+    client = clients(limit_stats="3/hour", **WITHOUT_SIGN_IN)
     for remaining in (2, 1, 0):
         answer = client.get("/stats/")
         assert answer.status_code == 200
@@ -140,7 +141,7 @@ def test_a_store_that_comes_back_is_used_again(short_path: Path) -> None:
 
 def test_a_client_is_a_network_of_ipv6(clients: Clients) -> None:
     """Whoever has 2^64 addresses has one quota; IPv4 written as IPv6 is the same client."""
-    client = clients(limit_stats="1/hour")
+    client = clients(limit_stats="1/hour", **WITHOUT_SIGN_IN)
     first, second = "2001:db8::1", "2001:db8::ffff:1"
     assert [client.get("/stats/", **from_address(each)).status_code for each in (first, second)] == [200, 429]
     first, second = "192.0.2.1", "::ffff:192.0.2.1"

@@ -9,6 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from hitledger.web.openapi import ANYWHERE
+from tests.credentials import WITHOUT_SIGN_IN
 from tests.support import Clients
 
 
@@ -80,4 +81,4 @@ def test_who_needs_a_key_is_told(clients: Clients) -> None:
     assert not {"get /api/", "get /livez", "get /readyz"} & set(needs)
     assert {"401", "403"} <= set(document["paths"]["/stats/export"]["get"]["responses"])
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
-    assert "securitySchemes" not in document_of(clients())["components"]
+    assert "securitySchemes" not in document_of(clients(**WITHOUT_SIGN_IN))["components"]

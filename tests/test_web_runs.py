@@ -23,6 +23,9 @@ from hitledger.posting import Poster
 from hitledger.settings import Settings
 from hitledger.web import create_app
 from hitledger.web.runs import MOST_WAITING, Preferences, WaitingRoom
+from tests.credentials import bearer
+from tests.guarded import guarded
+from tests.issuer import LocalIssuer
 from tests.processes import Running, free_port
 from tests.support import Valkey, wait_until
 from tests.testruns import environment_of, worker
@@ -42,12 +45,13 @@ class Answered:
 class Web:
     """A running service, as its clients see it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str | None = None) -> None:
         self.url = url
+        self._shown = bearer(token)
 
     def ask(self, method: str, path: str, **headers: str) -> Answered:
         """Send a request and return whatever is answered."""
-        named = {name.title(): value for name, value in headers.items()}
+        named = self._shown | {name.title(): value for name, value in headers.items()}
         request = urllib.request.Request(self.url + path, method=method, headers=named)
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
@@ -77,7 +81,9 @@ class Web:
 
 
 @pytest.fixture(scope="module")
-def served(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def served(
+    valkey: Valkey, tmp_path_factory: pytest.TempPathFactory, issuer_of_all: LocalIssuer | None
+) -> Iterator[Settings]:
     """Let one web process with few threads, and a worker, run for all tests of this module."""
     settings = Settings(
         port=free_port(),
@@ -90,6 +96,8 @@ def served(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         # So seldom that nothing but a reader posts while a test looks.
         posting_interval_ms=60_000,
     )
+    if issuer_of_all:
+        settings = guarded(settings, issuer_of_all)
     with (
         Running([sys.executable, "-m", "hitledger", "web"], environment_of(settings)),
         worker(settings),
@@ -99,9 +107,9 @@ def served(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture
-def web(served: Settings) -> Web:
+def web(served: Settings, token: str | None) -> Web:
     """The service."""
-    return Web(served.own_url)
+    return Web(served.own_url, token)
 
 
 def test_a_run_that_ends_in_time(web: Web) -> None:
