@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
-from hitledger.apikeys import CACHE_SECONDS, FORM, SECRET_CHARACTERS, ApiKeys, KeyChecker, _sum_of
+from hitledger.apikeys import CACHE_SECONDS, FORM, MOST_LOOKS, SECRET_CHARACTERS, ApiKey, ApiKeys, KeyChecker, _sum_of
 from hitledger.cli import commands
 from hitledger.errors import LedgerUnavailableError
 from hitledger.ledger import LedgerStore
@@ -118,6 +118,31 @@ def test_a_ledger_that_is_away(keys: ApiKeys, settings: Settings, clock: Clock) 
     with pytest.raises(LedgerUnavailableError):
         checker.check(whole)
     away.close()
+
+
+def test_a_flood_of_made_up_keys_is_cheap(
+    keys: ApiKeys, checker: KeyChecker, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many keys are made up, the ledger is asked few times; true ones are known, new ones in a second."""
+    old, _ = keys.create("old", ALL)
+    assert checker.check(old)
+    looks = []
+
+    def counted() -> list[ApiKey]:
+        looks.append(clock.now)
+        return ApiKeys.list(keys)
+
+    monkeypatch.setattr(keys, "list", counted)
+    for number in range(1000):
+        body = f"hl_{number:010}_{'b' * SECRET_CHARACTERS}"
+        assert checker.check(body + _sum_of(body)) is None
+    assert len(looks) == MOST_LOOKS
+    new, _ = keys.create("new", ALL)
+    assert checker.check(old)
+    assert checker.check(new) is None
+    clock.now += 1
+    assert checker.check(new)
+    assert len(looks) == MOST_LOOKS + 1
 
 
 def test_a_reset_keeps_the_keys(keys: ApiKeys, store: LedgerStore) -> None:

@@ -25,7 +25,6 @@ import string
 import threading
 import time
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -42,7 +41,8 @@ FORM = re.compile(
 )
 CACHE_SECONDS = 30.0
 """How long what the ledger said of a key is taken for true: also how long keys outlive a ledger that is away."""
-MOST_CACHED = 1024
+MOST_LOOKS = 20
+"""How often the ledger may be asked in a row for keys that are not known."""
 
 
 @dataclass(frozen=True)
@@ -106,19 +106,20 @@ class ApiKeys:
         with server_errors():
             return bool(self._store.poster(0).hdel(self._key, key_id))
 
-    def find(self, key_id: str) -> ApiKey | None:
-        """Return the key of that id."""
-        (text,) = self._store.read([(0, ("HGET", self._key, key_id))])
-        return ApiKey.decode(key_id, text) if text else None
-
 
 class KeyChecker:
-    """Checks keys that come with requests, asking the ledger for each at most every `CACHE_SECONDS`."""
+    """Checks keys that come with requests, by a copy of all keys that is never older than `CACHE_SECONDS`.
+
+    A key that the copy does not know may have been made since: the ledger is asked again, but
+    for `MOST_LOOKS` at once and one a second no oftener, however many made-up keys come.
+    """
 
     def __init__(self, keys: ApiKeys, clock: Callable[[], float] = time.monotonic) -> None:
         self._keys = keys
         self._clock = clock
-        self._known: OrderedDict[str, tuple[float, ApiKey | None]] = OrderedDict()
+        self._known: dict[str, ApiKey] = {}
+        self._read_at = float("-inf")
+        self._looks, self._looks_at = float(MOST_LOOKS), clock()
         self._lock = threading.Lock()
 
     def check(self, whole: str) -> ApiKey | None:
@@ -134,16 +135,19 @@ class KeyChecker:
     def by_id(self, key_id: str) -> ApiKey | None:
         """Return the key of that id while it is good. Raises LedgerError."""
         now = self._clock()
-        with self._lock:
-            until, key = self._known.get(key_id, (0.0, None))
-        if until <= now:
-            key = self._keys.find(key_id)
-            with self._lock:
-                self._known[key_id] = (now + CACHE_SECONDS, key)
-                self._known.move_to_end(key_id)
-                while len(self._known) > MOST_CACHED:
-                    self._known.popitem(last=False)
+        if now - self._read_at >= CACHE_SECONDS or (key_id not in self._known and self._may_look(now)):
+            self._known = {key.id: key for key in self._keys.list()}
+            self._read_at = now
+        key = self._known.get(key_id)
         return key if key and (key.expires is None or time.time() < key.expires) else None
+
+    def _may_look(self, now: float) -> bool:
+        with self._lock:
+            self._looks = min(MOST_LOOKS, self._looks + now - self._looks_at)
+            self._looks_at = now
+            allowed = self._looks >= 1
+            self._looks -= allowed
+            return allowed
 
 
 def _random(alphabet: str, length: int) -> str:
