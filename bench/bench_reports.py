@@ -30,6 +30,7 @@ HOURS = 24
 LIMITS = (100, 1000)
 NAMES = {
     "bare": "ZREVRANGE by redis-py",
+    "empty": "/livez, which asks no ledger",
     "first": "first page",
     "small": "first page of 50,000 URLs",
     "deep": "page at 2/5 of all ranks",
@@ -80,6 +81,7 @@ def pages(result: Result, large: Served, small: Served, limit: int, rounds: tupl
 
     variants: dict[str, Callable[[], float]] = {
         "bare": bare,
+        "empty": lambda: large.get("/livez")[0],
         "first": lambda: large.get(f"/stats/?limit={limit}")[0],
         "small": lambda: small.get(f"/stats/?limit={limit}")[0],
         "deep": lambda: large.get(f"/stats/?limit={limit}&cursor={cursor}")[0],
@@ -94,6 +96,7 @@ def pages(result: Result, large: Served, small: Served, limit: int, rounds: tupl
     def of(these: str, those: str) -> Spread:
         return ratio([p99(each[these]) for each in found], [p99(each[those]) for each in found])
 
+    result.notes.append(f"/livez, which asks no ledger, p99 of ZREVRANGE's, {what}: {of('empty', 'bare')}")
     for text, spread, bound in (
         ("first page, p99 of ZREVRANGE's", of("first", "bare"), 2),
         ("first page, p99 of that at 50,000 URLs", of("first", "small"), 1.2),

@@ -7,6 +7,7 @@ every hit of the host without waiting until it is posted, and sees it once.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple, Protocol
@@ -132,15 +133,28 @@ def _totals_with(reading: Reading) -> tuple[dict[str, int], int]:
 
 def _rows_with(reading: Reading, piece: Slice) -> Flat:
     """Return the rows of a slice, those of pending URLs where they belong now."""
-    pending = reading.pending.urls
-    flat = reading.rows
+    pending, flat = reading.pending.urls, reading.rows
     if not pending:
         return flat[: 2 * piece.rows]
-    moved = [(reading.scores.get(url, 0) + hits, url) for url, hits in pending.items()]
-    rows = [(int(hits), url) for url, hits in zip(flat[::2], flat[1::2], strict=True) if url not in pending]
-    rows += [row for row in moved if _is_behind(row, piece.behind)]
-    rows.sort(reverse=True)
-    return [text for hits, url in rows[: piece.rows] for text in (url, str(hits))]
+    urls, hits = flat[::2], flat[1::2]
+    for at in [at for at, url in enumerate(urls) if url in pending][::-1]:
+        del urls[at], hits[at]
+    moved = [(reading.scores.get(url, 0) + more, url) for url, more in pending.items()]
+    at = 0
+    for row in sorted(moved, reverse=True):
+        if _is_behind(row, piece.behind):
+            at = _place_of(row, urls, hits, at)
+            if at >= piece.rows:
+                break
+            urls.insert(at, row[1])
+            hits.insert(at, str(row[0]))
+    return list(chain.from_iterable(zip(urls[: piece.rows], hits, strict=False)))
+
+
+def _place_of(row: tuple[int, str], urls: Sequence[str], hits: Sequence[str], start: int) -> int:
+    """Return where a row belongs among rows that stand in order, highest first, from a place on."""
+    below = bisect_left(range(start, len(urls)), True, key=lambda at: (int(hits[at]), urls[at]) < row)
+    return start + below
 
 
 def _is_behind(row: tuple[int, str], place: Place | None) -> bool:
