@@ -50,7 +50,7 @@ ROOMS = (
         "ingest",
         "client",
     },
-    {"logs", "tracing", "routes", "middleware", "asgi", "testrun", "web"},
+    {"logs", "tracing", "routes", "middleware", "asgi", "intake", "testrun", "web"},
     {"embedded", "hostchecks", "doctor", "supervision", "serve", "webserver", "cli", "__main__"},
     {"__init__"},
 )

@@ -133,6 +133,12 @@ class Settings:
         path_list(),
         "Paths that are not counted; one that ends in * is a prefix.",
     )
+    intake_socket: Path | None = setting(
+        None, path(), "The socket on which `hitledger intake` takes lines. Unset: intake.sock in the data folder."
+    )
+    intake_mode: str = setting(
+        "0660", matching(r"0?[0-7]{3}", "an octal mode such as 0660"), "That socket's mode: who may send lines."
+    )
     retention_hours: int = setting(48, integer(0, 24 * 366), "How long counts by hour are kept; 0 keeps none.", "hours")
     retention_days: int = setting(92, integer(0, 3660), "How long counts by day are kept; 0 keeps none.", "days")
     retention_months: int = setting(60, integer(0, 1200), "How long counts by month are kept; 0 keeps none.", "months")

@@ -22,6 +22,7 @@ COMMANDS = {
     "doctor": "hitledger.cli.doctor",
     "export": "hitledger.cli.export",
     "ingest": "hitledger.cli.ingest",
+    "intake": "hitledger.cli.intake",
     "keys": "hitledger.cli.keys",
     "post": "hitledger.cli.books",
     "reset": "hitledger.cli.books",

@@ -14,15 +14,18 @@ from hitledger.settings import Settings, variable_of
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def setting_options(*names: str) -> Callable[[Command], Command]:
-    """Give a command one option for each of these settings; their texts come from `Settings`."""
+def setting_options(*names: str, cut: str = "") -> Callable[[Command], Command]:
+    """Give a command one option for each of these settings, named as they are but for a beginning that is cut.
+
+    Their texts come from `Settings`.
+    """
     by_name = {each.name: each for each in fields(Settings)}
 
     def add(command: Command) -> Command:
         for name in reversed(names):
             each = by_name[name]
             command = click.option(
-                "--" + name.replace("_", "-"),
+                "--" + name.removeprefix(cut).replace("_", "-"),
                 variable_of(each),
                 metavar=each.metadata["unit"].upper() or "VALUE",
                 help=f"{each.metadata['help']} [{variable_of(each)}]",
