@@ -43,6 +43,7 @@ ROOMS = (
         "bookkeeper",
         "audit",
         "tree",
+        "sectionaudit",
         "counting",
         "counter",
         "apikeys",

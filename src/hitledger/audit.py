@@ -2,8 +2,9 @@
 
 Two things are checked, on a live system, without holding anything up. Of the ledger, shard by
 shard: the sum over the sorted set and the lines equals the shard's total, and that equals the
-sum over the watermarks. Of this host, journal by journal: the records in the file, counted
-anew from its first byte, equal what its watermarks say is posted and what is still to post.
+sum over the watermarks; sections that it keeps say the same (`sectionaudit`). Of this host,
+journal by journal: the records in the file, counted anew from its first byte, equal what its
+watermarks say is posted and what is still to post.
 
 Hits go on arriving meanwhile: a sorted set is read in chunks between two readings of its
 total, and its sum must lie between them. `AuditReport.exact` tells whether they were equal.
@@ -23,6 +24,7 @@ from hitledger.host import Host
 from hitledger.housekeeping import CLOSED_SUFFIX, read_stub
 from hitledger.journal import SUFFIX
 from hitledger.ledger import LedgerStore
+from hitledger.sectionaudit import SectionsAudit, audit_sections
 from hitledger.settings import Settings
 
 SCAN_ENTRIES = 1000
@@ -93,6 +95,7 @@ class AuditReport:
     ledger: str
     shards: list[ShardAudit]
     journals: list[JournalAudit]
+    sections: list[SectionsAudit]
     differences: list[str] = field(default_factory=list)
 
     @property
@@ -113,6 +116,7 @@ class AuditReport:
             "differences": self.differences,
             "shards": [asdict(shard) for shard in self.shards],
             "journals": [asdict(journal) for journal in self.journals],
+            "sections": [asdict(sections) for sections in self.sections],
         }
 
 
@@ -120,9 +124,9 @@ def audit(settings: Settings, store: LedgerStore) -> AuditReport:
     """Audit the ledger and this host's journal. Raises LedgerError."""
     shards = [_audit_shard(store, shard) for shard in range(store.identity.shards)]
     journals = list(_audit_journals(settings, store))
-    differences = [line for shard in shards for line in shard.differences()]
-    differences += [line for journal in journals for line in journal.differences()]
-    return AuditReport(store.identity.id, shards, journals, differences)
+    sections = audit_sections(store)
+    differences = [line for part in (shards, journals, sections) for each in part for line in each.differences()]
+    return AuditReport(store.identity.id, shards, journals, sections, differences)
 
 
 def _audit_shard(store: LedgerStore, shard: int) -> ShardAudit:

@@ -14,6 +14,7 @@ from hitledger.errors import LedgerError
 from hitledger.ledger import LedgerStore
 from hitledger.posting import Poster
 from hitledger.settings import Settings
+from hitledger.tree import ABSENT
 
 
 @click.command()
@@ -63,6 +64,10 @@ def _print(report: AuditReport) -> None:
     click.echo()
     shards = [(f"{s.shard}", s.requests, s.in_sets, s.by_watermarks, s.lost, s.damaged) for s in report.shards]
     print_table(("shard", "total", "in URLs and lines", "by watermarks", "lost", "damaged"), shards)
+    kept = [(f"{s.shard}", s.state, s.sections, s.urls, s.wrong_in_all) for s in report.sections if s.state != ABSENT]
+    if kept:
+        click.echo()
+        print_table(("shard", "its sections are", "sections", "URLs in them", "differences"), kept)
     if report.journals:
         click.echo()
         rows = [(j.journal, j.state, j.received, j.posted, j.pending, j.refused, j.lost) for j in report.journals]
