@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -108,27 +109,56 @@ def counted(settings: Settings) -> Iterator[Counted]:
     counter.stop()
 
 
+QUOTA_BYTES = 2_000_000
+MAKERS = {
+    "ext4": (768 * 1024, ["mkfs.ext4", "-q", "-F", "-b", "1024", "-O", "^has_journal"]),
+    "btrfs": (128 << 20, ["mkfs.btrfs", "-q"]),
+}
+"""How large an image a file system takes, and what makes it."""
+
+
 @contextmanager
 def disk(kind: str, folder: Path) -> Iterator[None]:
-    """A file system of a few hundred kilobytes on a folder; the test is skipped where none can be had."""
+    """A small file system on a folder, btrfs with a quota; the test is skipped where none can be had."""
     folder.mkdir(parents=True, exist_ok=True)
     image = folder.with_suffix(".image")
-    if kind == "ext4":
+    if kind in MAKERS:
+        size, maker = MAKERS[kind]
         with image.open("wb") as file:
-            file.truncate(768 * 1024)
+            file.truncate(size)
         mount = ["mount", "-o", "loop", str(image), str(folder)]
-        if not shutil.which("mkfs.ext4"):
-            pytest.skip("there is no mkfs.ext4 here")
-        subprocess.run(["mkfs.ext4", "-q", "-F", "-b", "1024", "-O", "^has_journal", str(image)], check=True)
+        if not shutil.which(maker[0]):
+            pytest.skip(f"there is no {maker[0]} here")
+        subprocess.run([*maker, str(image)], check=True)
     else:
         mount = ["mount", "-t", kind, "-o", "size=256k", "none", str(folder)]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
     try:
+        if kind == "btrfs":
+            subprocess.run(["btrfs", "quota", "enable", str(folder)], check=True)
+            subprocess.run(["btrfs", "qgroup", "limit", f"{QUOTA_BYTES}", str(folder)], check=True)
         yield
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_quota_costs_what_the_balance_says(settings: Settings) -> None:
+    """A quota that is used up is as a full disk, although the disk has room."""
+    with disk("btrfs", settings.data_dir):
+        ballast = settings.data_dir / "ballast"
+        ballast.write_bytes(bytes(QUOTA_BYTES - 300_000))
+        os.sync()
+        with counted(settings) as service:
+            service.lose(25)
+            with pytest.raises(OSError, match=os.strerror(errno.EDQUOT)):
+                (settings.data_dir / "more").write_bytes(bytes(300_000))
+            assert os.statvfs(settings.data_dir).f_bavail * os.statvfs(settings.data_dir).f_bsize > 10 * QUOTA_BYTES
+            ballast.unlink()
+            os.sync()
+            service.recover()
+            service.check()
 
 
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
