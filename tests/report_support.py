@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -22,21 +22,26 @@ def with_shards(settings: Settings, shards: int) -> Settings:
 
 def book(store: LedgerStore, when: datetime, counts: Mapping[str, int]) -> None:
     """Post hits that were received at one moment; names that begin with a parenthesis are lines."""
+    book_routed(store, when, ((name, None, count) for name, count in counts.items()))
+
+
+def book_routed(store: LedgerStore, when: datetime, counts: Iterable[tuple[str, str | None, int]]) -> None:
+    """Do the same for hits whose route is told: name, route, number."""
     shards = store.identity.shards
-    hour = int(when.timestamp()) // 3600
-    for shard in range(shards):
-        hits = Hits()
-        for name, count in counts.items():
-            if shard_of(name, shards) == shard:
-                (hits.lines if name.startswith("(") else hits.urls)[name] = count
-        total = sum(hits.urls.values()) + sum(hits.lines.values())
-        if total:
-            batch = Batch(
-                shard,
-                f"{int(Host.now() * 1_000_000):016x}-{next(_journals):032x}",
-                None,
-                Watermark(100, total),
-                {hour: hits},
-            )
-            (outcome,) = store.post([batch])
-            assert outcome.done, outcome
+    by_shard: dict[int, Hits] = {}
+    for name, route, count in counts:
+        hits = by_shard.setdefault(shard_of(name, shards), Hits())
+        table = hits.lines if name.startswith("(") else hits.urls
+        table[name] = table.get(name, 0) + count
+        if route:
+            hits.routes[route] = hits.routes.get(route, 0) + count
+    for shard, hits in by_shard.items():
+        batch = Batch(
+            shard,
+            f"{int(Host.now() * 1_000_000):016x}-{next(_journals):032x}",
+            None,
+            Watermark(100, hits.total),
+            {int(when.timestamp()) // 3600: hits},
+        )
+        (outcome,) = store.post([batch])
+        assert outcome.done, outcome

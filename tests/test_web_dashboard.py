@@ -216,6 +216,22 @@ def test_a_section_is_a_map_and_a_table(client: FlaskClient) -> None:
         assert "/api/shop/" in rows
 
 
+def test_routes_are_a_table(client: FlaskClient) -> None:
+    """One switch away from the URLs; templates are text, and what has no route stands beside them."""
+    counter = client.application.extensions["hitledger"].counter
+    client.get("/api/one/")
+    assert "CountHits does" in client.get("/?group=route").get_data(as_text=True)
+    counter.count(b"/shop/1/", 2, "/shop/<id>/")
+    counter.count(b"/shop/2/", 1, "/shop/<id>/")
+    assert 'href="/?group=route"' in client.get("/").get_data(as_text=True)
+    for address in ("/?group=route", "/live/?group=route"):
+        text = client.get(address).get_data(as_text=True)
+        assert "/shop/&lt;id&gt;/" in text
+        assert "<span data-flash>3</span>" in text
+        assert re.search(r"\(no route\) [1-9]<", text)
+        assert 'href="/stats/export?format=csv&amp;group=route"' in text
+
+
 def test_a_chart_leads_to_its_periods(client: FlaskClient) -> None:
     """All requests over time are drawn by hour, day or month; each bar is the way to that time's page."""
     client.get("/api/one/")

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import duckdb
 import pytest
@@ -28,6 +29,7 @@ from tests.report_support import book, with_shards
 COUNTS = {f"/api/{number % 7}/{number}/": 100 + number for number in range(1, 60)} | {"(unmatched)": 5}
 CODINGS = ["identity", "gzip", "zstd"]
 TOTAL = sum(COUNTS.values())
+CSV = {"Accept": "text/csv"}
 IN_ORDER = sorted(((hits, url) for url, hits in COUNTS.items() if url[0] == "/"), reverse=True)
 
 
@@ -134,6 +136,7 @@ def test_a_series_can_be_taken_away(client: FlaskClient) -> None:
         ("/stats/export?limit=3", "limit"), ("/stats/export?group=0", "group"), ("/stats/?period=week", "period"),
         ("/stats/?from=yesterday", "from"), ("/stats/?tz=Mars", "tz"), ("/stats/?search=", "search"),
         ("/stats/?limit=0", "limit"), ("/stats/?limit=10001", "limit"),
+        ("/stats/?group=route&prefix=/api/", "prefix"), ("/stats/export?group=route&search=a", "search"),
     ],
 )  # fmt: skip
 def test_a_bad_parameter_is_named(client: FlaskClient, address: str, parameter: str) -> None:
@@ -243,6 +246,51 @@ def test_sections_are_exported_as_they_are_shown(client: FlaskClient, rows: str)
     data = client.get(f"/stats/export?{rows}&format=parquet").get_data()
     read = parquet.read_table(io.BytesIO(data)).to_pylist()
     assert [row for row in read if row["section"][:7] != "/stats/"] == shown
+
+
+ROUTES = {'/<re("[a-z],{2}"):x>': 5, r"^b/(?P<id>\d+)/$": 4, "=/<path:rest>": 3, "/c/{id}": 3}
+
+
+@pytest.fixture
+def routed(client: FlaskClient) -> FlaskClient:
+    """The client, after its own host has journalled hits of routes."""
+    counter = client.application.extensions["hitledger"].counter
+    for route, hits in ROUTES.items():
+        counter.count(f"/{hits}/".encode(), hits, route)
+    return client
+
+
+def test_routes_have_their_own_rows(routed: FlaskClient) -> None:
+    """Page by page in order; what the host has just journalled is in them, and all adds up to the total."""
+    address: str | None = "/stats/?group=route&period=hour&limit=3"
+    found = []
+    for asked in (1, 2):
+        assert address
+        content = get(routed, address)
+        assert content["other"] == {"(no route)": TOTAL + asked - 1, "(overflow)": 0}
+        assert content["total_requests"] == TOTAL + asked - 1 + 15
+        assert content["total_routes"] == 4
+        assert "urls" not in content
+        found += [(row["requests"], row["route"]) for row in content["routes"]]
+        address = content["next"]
+    assert found == sorted(((hits, route) for route, hits in ROUTES.items()), reverse=True)
+    assert address is None
+
+
+def test_routes_are_exported_as_they_are_shown(routed: FlaskClient) -> None:
+    """In every format, whatever a template's text, and behind every row that was received."""
+    shown = get(routed, "/stats/?group=route")["routes"]
+    assert [json.loads(line) for line in exported(routed, "group=route")] == shown
+    for address, headers in (("/stats/export?group=route&format=csv", {}), ("/stats/?group=route", CSV)):
+        text = routed.get(address, headers=headers).get_data(as_text=True)
+        table = [(row["route"].removeprefix("'"), int(row["requests"])) for row in csv.DictReader(io.StringIO(text))]
+        assert table == [(row["route"], row["requests"]) for row in shown]
+        assert "\n'=/<path:rest>," in text
+    data = routed.get("/stats/export?group=route&format=parquet").get_data()
+    assert parquet.read_table(io.BytesIO(data)).to_pylist() == shown
+    for index, row in enumerate(shown, 1):
+        after = urlencode({"group": "route", "after": f"{row['requests']}:{row['route']}"})
+        assert [json.loads(line) for line in exported(routed, after)] == shown[index:]
 
 
 def test_csv_is_safe_in_a_spreadsheet(client: FlaskClient) -> None:

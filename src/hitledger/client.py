@@ -14,8 +14,19 @@ from typing import Self
 from hitledger.errors import QueryError
 from hitledger.ledger import LedgerStore
 from hitledger.periods import Retention
-from hitledger.report.page import Page, Row, SectionRow, rows_of, sections_of
-from hitledger.report.query import Query
+from hitledger.report.page import (
+    ROUTES,
+    SECTIONS,
+    URLS,
+    Page,
+    RouteRow,
+    Row,
+    SectionRow,
+    routes_of,
+    rows_of,
+    sections_of,
+)
+from hitledger.report.query import ROUTE, Query
 from hitledger.report.reports import Reports
 from hitledger.report.single import UrlReport, report_url
 from hitledger.settings import Settings
@@ -50,20 +61,28 @@ class Ledger:
         return self._reports.page(Query.read(texts))
 
     def rows(self, *, in_order: bool = True, **parameters: str) -> Iterator[Row]:
-        """Yield all rows, however many; memory stays flat. Sections come from `sections`."""
+        """Yield all rows, however many; memory stays flat. `sections` and `routes` have what `group` asks for."""
         query = Query.read(_texts(parameters))
-        if query.width != 2:
-            raise QueryError("group", "adds URLs up into sections: `Ledger.sections` has them.")
+        if query.columns != URLS:
+            raise QueryError("group", "asks for no URLs: `Ledger.sections` and `Ledger.routes` have the rows.")
         for flat in self._reports.rows(query, in_order=in_order):
             yield from rows_of(flat)
 
     def sections(self, *, in_order: bool = True, **parameters: str) -> Iterator[SectionRow]:
         """Yield all sections that `under` or `group` asks for, with their totals and numbers of URLs."""
         query = Query.read(_texts(parameters))
-        if query.width != 3:
-            raise QueryError("group", "is missing, or `under`: without them `Ledger.rows` has the rows.")
+        if query.columns != SECTIONS:
+            raise QueryError("group", "asks for no sections: `Ledger.rows` has URLs, `Ledger.routes` routes.")
         for flat in self._reports.rows(query, in_order=in_order):
             yield from sections_of(flat)
+
+    def routes(self, **parameters: str) -> Iterator[RouteRow]:
+        """Yield all routes, most requested first; `page(group="route").other` has the requests with none."""
+        query = Query.read({"group": ROUTE, **_texts(parameters)})
+        if query.columns != ROUTES:
+            raise QueryError("group", "asks for no routes: `Ledger.rows` has URLs, `Ledger.sections` sections.")
+        for flat in self._reports.rows(query):
+            yield from routes_of(flat)
 
     def top(self, limit: int = 10, **parameters: str) -> list[Row]:
         """Return the most requested URLs."""

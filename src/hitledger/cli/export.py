@@ -31,12 +31,14 @@ from hitledger.posting import Poster
 from hitledger.report import Query, Reports
 from hitledger.report.cursor import Place
 from hitledger.report.export import ENCODERS
+from hitledger.report.page import ROUTES, SECTIONS, URLS
 from hitledger.report.source import Flat
 from hitledger.settings import Settings
 
 MOST_ROW_BYTES = 2**18
 """More than the longest row has."""
-BEGINNINGS = {"ndjson": ('{"url":"', '{"section":"'), "csv": ("url,requests", "section,requests")}
+NAMES = [columns[0] for columns in (URLS, SECTIONS, ROUTES)]
+BEGINNINGS = {"ndjson": [f'{{"{name}":"' for name in NAMES], "csv": [f"{name},requests" for name in NAMES]}
 
 
 @click.command()
@@ -104,7 +106,7 @@ class Written:
                     file.truncate(0)
                     return cls()
                 place = _place_in(whole.rpartition(b"\n")[2].decode(), kind)
-            except (ValueError, KeyError, IndexError, AttributeError):
+            except (ValueError, KeyError, IndexError, AttributeError, StopIteration):
                 raise click.UsageError(f"{output} does not end with rows of {kind}; nothing was changed.") from None
             length = start + len(whole) + 1
             file.truncate(length)
@@ -121,7 +123,7 @@ def _place_in(line: str, kind: str) -> Place | None:
     """Return the place of a row; None for a head of columns."""
     if kind == "ndjson":
         row = json.loads(line)
-        return int(row["requests"]), str(row.get("url") or row["section"])
+        return int(row["requests"]), str(next(row[name] for name in NAMES if name in row))
     name, requests, *_ = next(csv.reader([line]))
     # A quotation mark is put before what could be a formula, and before another one.
     return None if requests == "requests" else (int(requests), name.removeprefix("'"))
@@ -134,8 +136,8 @@ def _of_ledger(query: Query, written: Written, kind: str, *, unordered: bool, wa
     rows = Reports(store, settings).rows(query, written.place, in_order=not unordered)
     if watched:
         total = store.totals().urls if not query.rows_parameters and not written.place else None
-        rows = _watched(rows, total, query.width)
-    return ENCODERS[kind](rows, query.width)
+        rows = _watched(rows, total, len(query.columns))
+    return ENCODERS[kind](rows, query.columns)
 
 
 def _without_first_line(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -30,6 +30,7 @@ from hitledger.ledger import LedgerStore
 from hitledger.periods import Period
 from hitledger.report.kept import KeptSections
 from hitledger.report.page import rfc3339
+from hitledger.report.routes import CountedRoutes
 from hitledger.report.sections import Sections
 from hitledger.report.snapshot import URLS_SHIFT, Head, SnapshotWriter, new_snapshot
 from hitledger.report.source import STREAM_ROWS, walk_set
@@ -47,13 +48,14 @@ SETTLING = timedelta(minutes=2)
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to add up: periods (none of them: all time), URLs that begin with a prefix, sections."""
+    """What to add up: periods (none of them: all time), URLs that begin with a prefix, sections; or routes."""
 
     periods: tuple[Period, ...]
     prefix: bytes = b""
     sections: Sections | None = None
     generations: tuple[str, ...] = ()
     """Where the prefix is a section whose children the ledger keeps: each shard's generation of sections."""
+    routes: bool = False
 
 
 class Progress:
@@ -107,6 +109,8 @@ class Builder:
         begun, now = monotonic(), self._now()
         if self._recipe.generations:
             return self._build_kept(begun, now, most_entries)
+        if self._recipe.routes:
+            return self._build_routes(begun, now, most_entries)
         self._moving |= {each for each in self._sets if each is None or each.end + SETTLING > now}
         for _ in range(RETRIES):
             try:
@@ -160,13 +164,28 @@ class Builder:
             heads.append(self._filled(head, writer, totals, [1]))
         return heads[0]
 
+    def _build_routes(self, begun: float, now: datetime, most_entries: int) -> Head:
+        """Write the routes as the ledger counts them."""
+        totals, versions, _ = self._look()
+        counted = CountedRoutes(self._store, self._sets)
+        entries = counted.count()
+        if entries > most_entries:
+            raise TooLargeError(entries, most_entries)
+        found = counted.read()
+        routes, lines = found.split()
+        with new_snapshot(self._path, 2) as (writer, heads):
+            writer.write(routes)
+            head = Head(rfc3339(now), versions, monotonic() - begun, found.total, lines)
+            heads.append(self._filled(head, writer, totals, [1]))
+        return heads[0]
+
     def _filled(self, head: Head, writer: SnapshotWriter, totals: Totals, splits: list[int]) -> Head:
         """Complete the head with what the rows add up to."""
         total_urls: int | None = writer.urls
         if len(self._sets) == 1:
             total_urls = totals.urls
-        elif self._recipe.prefix:
-            total_urls = None  # nobody has looked at the others
+        elif self._recipe.prefix or self._recipe.routes:
+            total_urls = None  # nobody has looked at them all
         return replace(
             head,
             requests=writer.requests,

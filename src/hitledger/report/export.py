@@ -1,7 +1,7 @@
 """All rows of a report as a stream of bytes: NDJSON, CSV or Parquet, compressed or not.
 
-Rows are of URLs or, three texts each, of sections (see `Page.flat`). Memory stays flat: rows
-come in pieces of some thousands and leave as they come.
+Rows are of URLs, of sections or of routes (see `Page.flat`). Memory stays flat: they come in
+pieces of some thousands and leave as they come.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from hitledger.errors import QueryError
-from hitledger.report.page import COLUMNS, ROW_JSON
+from hitledger.report.page import ROUTES, Columns, rows_json
 from hitledger.report.source import Flat
 
 MEDIA_TYPES = {
@@ -25,31 +25,37 @@ FORMULA_STARTS = "=+-@\t\r\0'"
 """A cell that begins so may be taken for a formula by a spreadsheet (OWASP, CSV injection)."""
 PARQUET_ROWS = 100_000
 
-Encoder = Callable[[Iterator[Flat], int], Iterator[bytes]]
-"""From pieces of rows, and the number of texts that each row has."""
+Encoder = Callable[[Iterator[Flat], Columns], Iterator[bytes]]
+"""From pieces of rows, and what their texts are."""
 
 
-def as_ndjson(pieces: Iterator[Flat], width: int) -> Iterator[bytes]:
-    """Yield one JSON object a line; URLs are ASCII in which JSON escapes nothing."""
-    line = ROW_JSON[width] + "\n"
+def as_ndjson(pieces: Iterator[Flat], columns: Columns) -> Iterator[bytes]:
+    """Yield one JSON object a line."""
     for flat in pieces:
-        yield (line * (len(flat) // width) % tuple(flat)).encode()
+        yield (rows_json(flat, columns, "\n") + "\n").encode()
 
 
-def as_csv(pieces: Iterator[Flat], width: int) -> Iterator[bytes]:
-    """Yield a header and rows (RFC 4180); URLs hold nothing that needs quoting.
+def as_csv(pieces: Iterator[Flat], columns: Columns) -> Iterator[bytes]:
+    """Yield a header and rows (RFC 4180); URLs hold nothing that needs quoting, routes may.
 
-    A URL that a spreadsheet could take for a formula has a quotation mark put before it.
+    A name that a spreadsheet could take for a formula has a quotation mark put before it.
     """
-    yield (",".join(COLUMNS[width]) + "\r\n").encode()
+    yield (",".join(columns) + "\r\n").encode()
+    width = len(columns)
     line = ",".join(["%s"] * width) + "\r\n"
     for flat in pieces:
         safe = flat.copy()
         safe[::width] = [f"'{name}" if name[:1] in FORMULA_STARTS else name for name in flat[::width]]
+        if columns == ROUTES:
+            safe[::width] = map(_quoted, safe[::width])
         yield (line * (len(safe) // width) % tuple(safe)).encode()
 
 
-def as_parquet(pieces: Iterator[Flat], width: int) -> Iterator[bytes]:
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"' if '"' in name or "," in name else name
+
+
+def as_parquet(pieces: Iterator[Flat], columns: Columns) -> Iterator[bytes]:
     """Yield a Parquet file: a column of texts, the others 64-bit whole numbers.
 
     Raises:
@@ -59,18 +65,18 @@ def as_parquet(pieces: Iterator[Flat], width: int) -> Iterator[bytes]:
         arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError:
         raise QueryError("format", "parquet needs the package pyarrow: pip install 'hitledger[parquet]'.") from None
-    return _parquet(pieces, width, arrow, parquet)
+    return _parquet(pieces, columns, arrow, parquet)
 
 
-def _parquet(pieces: Iterator[Flat], width: int, arrow: Any, parquet: Any) -> Iterator[bytes]:
-    name, *numbers = COLUMNS[width]
+def _parquet(pieces: Iterator[Flat], columns: Columns, arrow: Any, parquet: Any) -> Iterator[bytes]:
+    name, *numbers = columns
     schema = arrow.schema([(name, arrow.string()), *((column, arrow.int64()) for column in numbers)])
     sink = _Sink()
     with parquet.ParquetWriter(sink, schema) as writer:
         waiting: Flat = []
         for flat in pieces:
             waiting += flat
-            if len(waiting) >= width * PARQUET_ROWS:
+            if len(waiting) >= len(columns) * PARQUET_ROWS:
                 writer.write_table(_table(arrow, schema, waiting))
                 waiting = []
                 yield sink.taken()

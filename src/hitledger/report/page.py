@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-COLUMNS = {2: ("url", "requests"), 3: ("section", "requests", "urls")}
-"""What the texts of a row are, by how many they are."""
-ROW_JSON = {2: '{"url":"%s","requests":%s}', 3: '{"section":"%s","requests":%s,"urls":%s}'}
-"""URLs are ASCII without quotes or backslashes (see `hitledger.paths`), so nothing needs escaping."""
+from hitledger.paths import LINES, NO_ROUTE, OVERFLOW
+
+Columns = tuple[str, ...]
+"""What the texts of a row are."""
+URLS: Columns = ("url", "requests")
+SECTIONS: Columns = ("section", "requests", "urls")
+ROUTES: Columns = ("route", "requests")
+ROW_JSON = {
+    URLS: '{"url":"%s","requests":%s}',
+    SECTIONS: '{"section":"%s","requests":%s,"urls":%s}',
+    ROUTES: '{"route":%s,"requests":%s}',
+}
+"""URLs are ASCII without quotes or backslashes (see `hitledger.paths`): only routes need escaping."""
 
 
 class Row(NamedTuple):
@@ -27,6 +37,13 @@ class SectionRow(NamedTuple):
     urls: int
 
 
+class RouteRow(NamedTuple):
+    """One route, and how often it was requested."""
+
+    route: str
+    requests: int
+
+
 @dataclass(frozen=True)
 class Section:
     """All URLs that begin with a prefix: their requests, and how many they are."""
@@ -40,8 +57,8 @@ class Section:
 class Page:
     """Rows in order, and what stands beside them.
 
-    `flat` holds the rows as the ledger tells them, `width` texts each: URL and requests, or
-    section, requests and URLs. `cursor` continues behind the last row; None on the last page.
+    `flat` holds the rows as the ledger tells them, a text for each of the `columns`. `cursor`
+    continues behind the last row; None on the last page. `other` has the requests on no row.
     `start` and `end` are None for all time. `total_urls` is None where nobody knows it yet:
     several periods are still being added up, or only one section of them was. `complete` is
     False where a search ran out of time; it goes on at `cursor`.
@@ -52,32 +69,56 @@ class Page:
     total_urls: int | None
     other: dict[str, int]
     flat: list[str] = field(repr=False)
-    width: int = 2
+    columns: Columns = URLS
     cursor: str | None = None
     period: str = "all"
     start: datetime | None = None
     end: datetime | None = None
     section: Section | None = None
     total_sections: int | None = None
+    total_routes: int | None = None
     complete: bool = True
 
     @property
     def rows(self) -> list[Row]:
         """The rows of a report over URLs."""
-        assert self.width == 2
+        assert self.columns == URLS
         return rows_of(self.flat)
 
     @property
     def sections(self) -> list[SectionRow]:
         """The rows of a report over sections."""
-        assert self.width == 3
+        assert self.columns == SECTIONS
         return sections_of(self.flat)
+
+    @property
+    def routes(self) -> list[RouteRow]:
+        """The rows of a report over routes."""
+        assert self.columns == ROUTES
+        return routes_of(self.flat)
+
+    @property
+    def width(self) -> int:
+        """How many texts a row has."""
+        return len(self.columns)
+
+    @property
+    def lines(self) -> dict[str, int]:
+        """What is counted on no row, each line though it be zero."""
+        names = (NO_ROUTE, OVERFLOW) if self.columns == ROUTES else LINES
+        return {line: self.other.get(line, 0) for line in names}
 
     @property
     def rows_json(self) -> str:
         """The rows as a JSON array."""
-        count = len(self.flat) // self.width
-        return "[" + ",".join([ROW_JSON[self.width]] * count) % tuple(self.flat) + "]"
+        return f"[{rows_json(self.flat, self.columns, ',')}]"
+
+
+def rows_json(flat: list[str], columns: Columns, between: str) -> str:
+    """Return flat rows as JSON objects, with a text between each two."""
+    if columns == ROUTES:
+        flat = [text for route, hits in zip(flat[::2], flat[1::2], strict=True) for text in (json.dumps(route), hits)]
+    return between.join([ROW_JSON[columns]] * (len(flat) // len(columns))) % tuple(flat)
 
 
 def rows_of(flat: list[str]) -> list[Row]:
@@ -88,6 +129,11 @@ def rows_of(flat: list[str]) -> list[Row]:
 def sections_of(flat: list[str]) -> list[SectionRow]:
     """Return flat rows as sections and numbers."""
     return list(map(SectionRow, flat[::3], map(int, flat[1::3]), map(int, flat[2::3])))
+
+
+def routes_of(flat: list[str]) -> list[RouteRow]:
+    """Return flat rows as routes and numbers."""
+    return list(map(RouteRow, flat[::2], map(int, flat[1::2])))
 
 
 def rfc3339(moment: datetime) -> str:

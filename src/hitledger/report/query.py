@@ -14,6 +14,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes, urlencode
 
 from hitledger.errors import QueryError
 from hitledger.periods import KINDS, Retention
+from hitledger.report.page import ROUTES, SECTIONS, URLS, Columns
 from hitledger.report.window import (
     ALL_TIME,
     Window,
@@ -29,6 +30,8 @@ MOST_LIMIT = 10_000
 DEEPEST_GROUP = 64
 PATTERNS = "patterns"
 """The value of `group` that adds URLs up under the patterns of the settings."""
+ROUTE = "route"
+"""The value of `group` that has requests by the route that their framework matched."""
 MOST_TEXT_BYTES = 8192
 
 ROWS = ("period", "at", "from", "to", "tz", "prefix", "under", "group", "search")
@@ -44,7 +47,7 @@ class Query:
     `limit` and `cursor` choose the page; everything else chooses the rows. Moments are texts
     as RFC 3339 writes them, local to `tz` where they have no offset; `start` and `end` are the
     parameters `from` and `to`. `prefix` is the canonical text that URLs begin with. `group` is
-    the number of segments that sections have, or "patterns".
+    the number of segments that sections have, "patterns" or "route".
     """
 
     period: str = "all"
@@ -94,9 +97,9 @@ class Query:
         return bool(self.prefix) or self.group is not None
 
     @property
-    def width(self) -> int:
-        """Texts a row has: 3 for sections, 2 for URLs (see `Page.flat`)."""
-        return 2 if self.group is None else 3
+    def columns(self) -> Columns:
+        """What the texts of a row are (see `Page.flat`)."""
+        return URLS if self.group is None else ROUTES if self.group == ROUTE else SECTIONS
 
     @property
     def rows_parameters(self) -> dict[str, str]:
@@ -231,11 +234,11 @@ def _read_group(texts: Mapping[str, str]) -> int | str | None:
     if "under" in texts:
         return _read_prefix(texts).count("/")
     text = texts.get("group")
-    if text is None or text == PATTERNS:
+    if text in (None, PATTERNS, ROUTE):
         return text
-    if re.fullmatch(r"[0-9]{1,2}", text) and 1 <= int(text) <= DEEPEST_GROUP:
+    if text and re.fullmatch(r"[0-9]{1,2}", text) and 1 <= int(text) <= DEEPEST_GROUP:
         return int(text)
-    raise QueryError("group", f"takes a depth from 1 to {DEEPEST_GROUP}, or {PATTERNS}.")
+    raise QueryError("group", f"takes a depth from 1 to {DEEPEST_GROUP}, {PATTERNS} or {ROUTE}.")
 
 
 def _refuse_together(texts: Mapping[str, str]) -> None:
@@ -247,6 +250,8 @@ def _refuse_together(texts: Mapping[str, str]) -> None:
     for name in ("under", "group"):
         if name in texts and "search" in texts:
             raise QueryError("search", f"does not go together with {name}.")
+    if "prefix" in texts and texts.get("group") == ROUTE:
+        raise QueryError("prefix", f"does not go together with group={ROUTE}: which URLs a route had is not kept.")
     if "to" in texts and "from" not in texts:
         raise QueryError("to", "needs from.")
     in_time = "from" in texts or texts.get("period", "all") != "all"

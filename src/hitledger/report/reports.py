@@ -4,7 +4,7 @@ A report reads the ledger and never writes to it. Who must see this host's own h
 journal first (`HitCounter.post_now`), as the endpoints do, or has what is pending added (`page`).
 
 What costs how much: rows of all time or of one period are read where they stand, and a page
-costs its rows at any depth. Several periods, or a section, must be added up first (`.shelf`);
+costs its rows at any depth. Several periods, a section or routes must be added up first (`.shelf`);
 then the same holds. The first pages of several periods are found without that (`.union`). A
 search reads down the order until its page is full or its time is up.
 """
@@ -29,9 +29,9 @@ from hitledger.report.cursor import Place, decode_cursor, encode_cursor
 from hitledger.report.history import History, report_history
 from hitledger.report.kept import KeptSections, has_children_kept, has_total_kept
 from hitledger.report.merge import first_slices, merge, place_behind, stream, stream_by_part
-from hitledger.report.page import Page, Section
+from hitledger.report.page import ROUTES, SECTIONS, Page, Section
 from hitledger.report.pending import OnlyPostingCanTellError, PendingHits, PendingSource
-from hitledger.report.query import PATTERNS, Query
+from hitledger.report.query import PATTERNS, ROUTE, Query
 from hitledger.report.sections import ByDepth, ByPattern, Sections, read_patterns
 from hitledger.report.shelf import Order, Shelf
 from hitledger.report.single import UrlReport, report_url
@@ -177,13 +177,15 @@ class Reports:
         generations: tuple[str, ...] = ()
         if _is_under(query) and not window.periods and has_children_kept(query.prefix):
             generations = tuple(tree.generations(self._store) or ())
-        recipe = Recipe(window.periods, query.prefix.encode(), self._sections(query), generations)
+        recipe = Recipe(
+            window.periods, query.prefix.encode(), self._sections(query), generations, routes=query.group == ROUTE
+        )
         return self._shelf.order(name, recipe)
 
     def _frame(self, query: Query, window: Window) -> Page:
         """Return a page without rows and totals."""
         label = query.period if query.start is None else "range"
-        return Page(self._now(), 0, None, {}, [], period=label, start=window.start, end=window.end)
+        return Page(self._now(), 0, None, {}, [], query.columns, period=label, start=window.start, end=window.end)
 
     def _pinned(self, query: Query) -> tuple[Query, Window]:
         window = query.window(self._retention, self._now())
@@ -197,7 +199,7 @@ class Reports:
             if not self._patterns.names:
                 raise QueryError("group", "needs patterns, and the settings name none (HITLEDGER_PATTERNS_FILE).")
             return self._patterns
-        return ByDepth(int(query.group)) if query.group is not None else None
+        return ByDepth(int(query.group)) if query.columns == SECTIONS and query.group else None
 
     def _pending_page(self, query: Query, window: Window, behind: Place | None, pending: PendingHits) -> Page | None:
         """Return a page to which pending hits are added; None where they must be posted first."""
@@ -275,7 +277,7 @@ class Reports:
     def _page(self, found: Opened, behind: Place | None) -> Page:
         source, count = found.source, found.query.limit + 1
         slices = first_slices(source.parts, behind, count)
-        return replace(found.frame, flat=merge(source, slices, source.read(slices), count), width=source.width)
+        return replace(found.frame, flat=merge(source, slices, source.read(slices), count))
 
     def _search(self, found: Opened, behind: Place | None) -> Page:
         """Read down the order until there is a page of URLs that contain the text, or time is up."""
@@ -327,5 +329,6 @@ def _with_head(frame: Page, query: Query, snapshot: Snapshot) -> Page:
         total_urls=head.total_urls,
         other=head.other,
         section=Section(query.prefix, head.requests, head.urls) if query.prefix else None,
-        total_sections=head.rows if head.width == 3 else None,
+        total_sections=head.rows if query.columns == SECTIONS else None,
+        total_routes=head.rows if query.columns == ROUTES else None,
     )

@@ -32,6 +32,7 @@ from hitledger.ledger import LedgerStore
 from hitledger.report.apart import build_apart
 from hitledger.report.build import Builder, Progress, Recipe, versions_of
 from hitledger.report.kept import KeptSections
+from hitledger.report.routes import CountedRoutes
 from hitledger.report.snapshot import Snapshot
 from hitledger.report.turns import Turns
 from hitledger.settings import Settings
@@ -109,6 +110,8 @@ class Shelf:
         totals, entries = Totals.of(answers), None
         if recipe.generations:
             entries = KeptSections(self._store, recipe.generations).count_children(recipe.prefix.decode())
+        elif recipe.routes:
+            entries = CountedRoutes(self._store, periods).count()
         return Order(path, recipe, versions_of(answers), totals, totals.urls if entries is None else entries)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""The first page: how much is going on, and the hottest URLs or sections of a time."""
+"""The first page: how much is going on, and the hottest URLs, sections or routes of a time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from hitledger.errors import QueryError
 from hitledger.report import Page, Query
+from hitledger.report.page import SECTIONS
 from hitledger.web.addresses import (
     ROWS_SHOWN,
     chart_kind_of,
@@ -57,7 +58,8 @@ def now_context(desk: Desk, texts: dict[str, str]) -> dict[str, Any]:
     rows = rows_of_page(page, rank, look.hours_of if _is_of_now(query) else _no_hours) if page else []
     typed = texts.get("search", "")
     return {
-        **look.frame(None if query.group is not None else by),
+        # Where sections are, their map stands in the chart's place.
+        **look.frame(by if query.columns != SECTIONS else None),
         "status": shown.status,
         "parts": ("overview.html", "rows.html") if not query.cursor else ("overview.html",),
         "live": live_link("/live/", texts),
@@ -111,7 +113,7 @@ def _is_new(query: Query, page: Page | None) -> bool:
 
 def _areas_of(page: Page, rows: Sequence[TableRow]) -> list[Area]:
     """Return the map of a section's parts; what the rows do not hold is one area, the last."""
-    if page.width != 3 or len(rows) < 2:
+    if page.columns != SECTIONS or len(rows) < 2:
         return []
     whole = page.section.requests if page.section else page.total_requests
     rest = max(0, whole - sum(row.requests for row in rows)) if page.cursor else 0

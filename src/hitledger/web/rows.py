@@ -16,6 +16,7 @@ from hitledger.errors import LedgerError
 from hitledger.ledger import LedgerStore
 from hitledger.periods import Period
 from hitledger.report import Page
+from hitledger.report.page import ROUTES, SECTIONS
 from hitledger.web.trend import QUIET, Trend, trend_of
 
 log = logging.getLogger("hitledger.web")
@@ -30,7 +31,10 @@ HoursOf = Callable[[Sequence[str], datetime], dict[str, list[int]]]
 
 @dataclass(frozen=True)
 class TableRow:
-    """One URL or section. `share` is in per cent; `hours` the last ones, oldest first: empty where they are unknown."""
+    """One URL, section or route.
+
+    `share` is in per cent; `hours` the last ones, oldest first: empty where they are unknown.
+    """
 
     rank: int
     name: str
@@ -104,7 +108,12 @@ class RecentHours:
 def rows_of_page(page: Page, rank: int, hours_of: HoursOf) -> list[TableRow]:
     """Return the rows of a page, the first of which has this rank; hours and trends of the URLs that have some."""
     total = page.section.requests if page.section else page.total_requests
-    if page.width == 3:
+    if page.columns == ROUTES:
+        return [
+            TableRow(rank + index, row.route, row.requests, percent(row.requests, total))
+            for index, row in enumerate(page.routes)
+        ]
+    if page.columns == SECTIONS:
         prefix = page.section.prefix if page.section else ""
         return [
             TableRow(rank + index, row.section, row.requests, percent(row.requests, total), row.urls,

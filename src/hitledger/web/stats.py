@@ -21,7 +21,6 @@ from flask_openapi3 import APIBlueprint
 from pydantic import BaseModel, ConfigDict, Field
 
 from hitledger.errors import QueryError
-from hitledger.paths import LINES
 from hitledger.report import Page, Query
 from hitledger.report.export import ENCODERS, MEDIA_TYPES, as_csv, compressed, compressions
 from hitledger.report.page import rfc3339
@@ -55,8 +54,8 @@ class StatsQuery(BaseModel):
     under: str | None = Field(None, description="A section's children, with their totals.")
     group: str | None = Field(
         None,
-        description="Add URLs up by so many segments, or by the settings' patterns.",
-        pattern="^(0?[1-9]|[1-5][0-9]|6[0-4]|patterns)$",
+        description="Add URLs up by so many segments, by the settings' patterns, or by route (without prefix).",
+        pattern="^(0?[1-9]|[1-5][0-9]|6[0-4]|patterns|route)$",
     )
     search: str | None = Field(None, description="Only URLs that contain this text.")
 
@@ -79,7 +78,7 @@ class ExportQuery(StatsQuery):
     )
     after: str | None = Field(
         None,
-        description="Go on behind this row: its requests, a colon, its URL or section.",
+        description="Go on behind this row: its requests, a colon, its URL, section or route.",
         pattern=r"^[0-9]{1,16}:[!-~]+$",
     )
 
@@ -111,6 +110,13 @@ class SectionRow(BaseModel):
     urls: int
 
 
+class RouteRow(BaseModel):
+    """One route."""
+
+    route: str
+    requests: int
+
+
 class SectionTotal(BaseModel):
     """All URLs that begin with the prefix."""
 
@@ -126,12 +132,14 @@ class StatsPage(BaseModel):
     period: str
     total_requests: int = Field(description="All requests of the time, those under `other` included.")
     total_urls: int | None
-    other: dict[str, int] = Field(description="Requests that are counted under no URL.")
+    other: dict[str, int] = Field(description="Requests that are counted under no URL; by route, those under none.")
     section: SectionTotal | None = Field(None, description="With prefix or under.")
     total_sections: int | None = Field(None, description="With group or under.")
+    total_routes: int | None = Field(None, description="With group=route.")
     complete: bool = Field(True, description="False where a search stopped when its time was up; `next` goes on.")
     urls: list[UrlRow] | None = None
     sections: list[SectionRow] | None = None
+    routes: list[RouteRow] | None = None
     next: str | None = Field(description="Where the next page is; null on the last one.")
 
 
@@ -162,14 +170,18 @@ def stats_api(services: Services) -> APIBlueprint:
     files = {kind.partition(";")[0]: {"schema": {"type": "string"}} for kind in MEDIA_TYPES.values()}
     exported: Responses = {200: {"description": "One row a line, or a Parquet file.", "content": files}}
 
-    @blueprint.get("/", responses={200: StatsPage, **unchanged, **failures}, summary="URLs or sections by requests")
+    @blueprint.get(
+        "/", responses={200: StatsPage, **unchanged, **failures}, summary="URLs, sections or routes by requests"
+    )
     @checked_here
     def stats(query: PageQuery = UNCHECKED) -> Response:
         del query
         asked = Query.read(parameters())
         page = services.reports.page(asked, services.counter)
         if request.accept_mimetypes.best_match(["application/json", "text/csv"]) == "text/csv":
-            return _whole(b"".join(as_csv(iter([page.flat]), page.width)), MEDIA_TYPES["csv"], _following(asked, page))
+            return _whole(
+                b"".join(as_csv(iter([page.flat]), page.columns)), MEDIA_TYPES["csv"], _following(asked, page)
+            )
         return _page_response(asked, page)
 
     @blueprint.get(
@@ -198,7 +210,7 @@ def stats_api(services: Services) -> APIBlueprint:
         if not exports.acquire(blocking=False):
             problem(503, "Enough exports are running already.", {"Retry-After": "10"})
         rows = services.reports.rows(asked, behind, in_order=in_order)
-        chunks = _released(ENCODERS[kind](rows, asked.width), exports)
+        chunks = _released(ENCODERS[kind](rows, asked.columns), exports)
         return _streamed(chunks, kind)
 
     @blueprint.after_request
@@ -260,16 +272,17 @@ def _page_response(query: Query, page: Page) -> Response:
         "period": page.period,
         "total_requests": page.total_requests,
         "total_urls": page.total_urls,
-        "other": {line: page.other.get(line, 0) for line in LINES},
+        "other": page.lines,
     }
     if page.section:
         head["section"] = vars(page.section)
     if page.total_sections is not None:
         head["total_sections"] = page.total_sections
+    if page.total_routes is not None:
+        head["total_routes"] = page.total_routes
     if not page.complete:
         head["complete"] = False
-    rows = "urls" if page.width == 2 else "sections"
-    content = f'{json.dumps(head)[1:-1]}, "{rows}": {page.rows_json}, "next": {json.dumps(following)}}}\n'
+    content = f'{json.dumps(head)[1:-1]}, "{page.columns[0]}s": {page.rows_json}, "next": {json.dumps(following)}}}\n'
     body = f'{{"as_of": "{rfc3339(page.as_of)}", {content}'
     return _whole(body.encode(), "application/json", following, content.encode())
 
