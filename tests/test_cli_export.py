@@ -72,11 +72,12 @@ def place(
 def run(place: tuple[Settings, list[str]], *words: str, **more: str) -> Result:
     """Run a command there, with more variables of the environment."""
     settings, where = place
-    environment = more | {
+    environment: dict[str, str | None] = {
         "HITLEDGER_REDIS_URL": settings.redis_url,
         "HITLEDGER_DATA_DIR": str(settings.data_dir),
         "HITLEDGER_KEY_PREFIX": settings.key_prefix,
         "HITLEDGER_TOKEN": settings.token,
+        **more,
     }
     return CliRunner(env=environment).invoke(commands, [words[0], *where, *words[1:]], standalone_mode=False)
 
