@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 from hitledger.web import create_app
-from tests.guarded import GUARDED, GuardedValkey, guarded, tokens_sent
+from tests.guarded import GUARDED, guarded, start_valkey, tokens_sent
 from tests.issuer import LocalIssuer
 from tests.support import Clients, Valkey
 
@@ -28,7 +28,7 @@ def valkey() -> Iterator[Valkey]:
     """One Valkey for the whole session; tests keep apart by key prefix."""
     # Not pytest's own folder: a socket's path may have 107 bytes at most.
     with tempfile.TemporaryDirectory(prefix="hitledger-") as directory:
-        server = GuardedValkey(Path(directory)) if GUARDED else Valkey(Path(directory))
+        server = start_valkey(Path(directory))
         yield server
         server.stop()
 

@@ -45,7 +45,8 @@ def tls_binary(folder: Path) -> Path:
         # The same program by another name: Debian's package valkey-tools has it, and starts no service.
         folder.mkdir(parents=True, exist_ok=True)
         link = folder / "valkey-server"
-        link.symlink_to(other)
+        if not link.exists():
+            link.symlink_to(other)
         binary = str(link)
     if binary is None:
         pytest.skip("needs a Valkey built with TLS: Debian's package valkey-tools")
@@ -102,16 +103,16 @@ class TLSServer(Server):
 
 
 class GuardedValkey(Valkey):
-    """The session's Valkey, behind its door. The tests' own look at it goes by the socket, as an administrator."""
+    """A Valkey behind its door. The tests' own look at it goes by the socket, as an administrator."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
         self.certificates = make_certificates(directory / "certificates")
         self.tls_port = free_port()
         own = users("hitledger", *BROKER, *LIMITS)[0].line("test-*", PASSWORD)
         (directory / "users.acl").write_text(f"{DEFAULT}\n{own}\n{ADMINISTRATOR}\n")
         self._tls_binary = tls_binary(directory / "bin")
-        options = tls_options(self.certificates, self.tls_port)
-        super().__init__(directory, "--aclfile", str(directory / "users.acl"), *options)
+        door = ["--aclfile", str(directory / "users.acl"), *tls_options(self.certificates, self.tls_port)]
+        super().__init__(directory, *door, *options)
 
     def binary(self) -> Path:
         """Return the program."""
@@ -140,6 +141,11 @@ class GuardedValkey(Valkey):
     def proxy(self) -> Proxy:
         """Return a proxy before it, with the same door."""
         return GuardedProxy(self)
+
+
+def start_valkey(directory: Path, *options: str) -> Valkey:
+    """Start a Valkey, behind the door with GUARDED=1; its user sees keys that begin with test-."""
+    return (GuardedValkey if GUARDED else Valkey)(directory, *options)
 
 
 class GuardedProxy(Proxy):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from hitledger.audit import audit
 from hitledger.settings import Settings
 from tests.books import Books
+from tests.guarded import start_valkey
 from tests.support import Valkey, wait_until
 
 Copy = Callable[[Valkey, Path], None]
@@ -36,18 +38,18 @@ def copy_rdb(server: Valkey, backup: Path) -> None:
 def start_from_aof(backup: Path, directory: Path) -> Valkey:
     """Start a server on copied append-only files."""
     shutil.copytree(backup / "appendonlydir", directory / "appendonlydir")
-    return Valkey(directory)
+    return start_valkey(directory)
 
 
 def start_from_rdb(backup: Path, directory: Path) -> Valkey:
     """Start a server on a snapshot; with appendonly on it would start empty, so that comes second."""
     shutil.copy(backup / "dump.rdb", directory / "dump.rdb")
-    loading = Valkey(directory, "--appendonly", "no")
+    loading = start_valkey(directory, "--appendonly", "no")
     loading.client.config_set("appendonly", "yes")
     wait_until(lambda: loading.client.info("persistence")["aof_rewrite_in_progress"] == 0)
     wait_until(lambda: loading.client.info("persistence")["aof_last_bgrewrite_status"] == "ok")
     loading.stop()
-    return Valkey(directory)
+    return start_valkey(directory)
 
 
 @pytest.fixture
@@ -70,8 +72,8 @@ def test_a_restored_ledger_is_brought_forward(
 ) -> None:
     """What came after the backup is posted again from held journal files, exactly, and the audit is clean."""
     old, backup, new = folders
-    server = Valkey(old)
-    settings = Settings(redis_url=server.url, data_dir=tmp_path / "data")
+    server = start_valkey(old)
+    settings = Settings(redis_url=server.url, data_dir=tmp_path / "data", key_prefix="test-backup")
     books = Books(settings)
     books.note(*[b"/api/before"] * 30)
     books.poster.post_now()
@@ -82,7 +84,7 @@ def test_a_restored_ledger_is_brought_forward(
     server.kill()
 
     restored = start(backup, new)
-    books = Books(Settings(redis_url=restored.url, data_dir=tmp_path / "data"))
+    books = Books(replace(settings, redis_url=restored.url))
     assert books.counts() == {"/api/before": 30}
     books.note(b"/api/since")
     books.poster.post_now()

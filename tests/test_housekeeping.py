@@ -19,7 +19,7 @@ from hitledger.journal import NEW_SUFFIX
 from hitledger.posting import Poster
 from hitledger.settings import Settings
 from tests.books import Books
-from tests.servers import Server
+from tests.guarded import start_valkey
 from tests.support import wait_until
 
 
@@ -115,10 +115,11 @@ def test_what_the_ledger_forgot_of_deleted_files_is_booked_as_lost(books: Books)
     fresh.close()
 
 
-def test_flushall_costs_what_is_told_and_no_more(tmp_path: Path) -> None:
+def test_flushall_costs_what_is_told_and_no_more(settings: Settings, short_path: Path) -> None:
     """After FLUSHALL by hand, files that are gone are lost to the last hit, and what is held is booked again, once."""
-    with Server(tmp_path / "server") as server:
-        settings = Settings(redis_url=server.url, data_dir=tmp_path / "data", journal_hold_seconds=0)
+    server = start_valkey(short_path)
+    try:
+        settings = replace(settings, redis_url=server.url, journal_hold_seconds=0)
         books = Books(settings)
         close_file(books, b"/gone", b"/gone", b"/also-gone")
         held = Books(settings)
@@ -133,6 +134,8 @@ def test_flushall_costs_what_is_told_and_no_more(tmp_path: Path) -> None:
         assert (report.balance["posted"], report.balance["lost"], report.differences) == (3, 3, [])
         books.close()
         held.close()
+    finally:
+        server.stop()
 
 
 def test_an_idle_host_notices_that_the_ledger_was_emptied(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:

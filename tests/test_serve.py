@@ -27,6 +27,7 @@ from hitledger.errors import ServiceError
 from hitledger.ledger import LedgerStore
 from hitledger.serve import address_of, check_port, hold_data_folder, shown_url
 from hitledger.settings import Settings
+from tests.guarded import start_valkey
 from tests.processes import Running, free_port
 from tests.support import Valkey, wait_until
 
@@ -126,7 +127,7 @@ def service() -> Iterator[Service]:
 def own_valkey(short_path: Path) -> Iterator[Valkey]:
     """A Valkey of the test's own, to be stopped and started."""
     (short_path / "valkey").mkdir()
-    server = Valkey(short_path / "valkey")
+    server = start_valkey(short_path / "valkey")
     yield server
     server.stop()
 

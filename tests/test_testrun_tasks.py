@@ -20,6 +20,7 @@ from hitledger.testrun.record import LOST, RunRecords
 from hitledger.testrun.run import Run
 from hitledger.testrun.runs import Runs
 from hitledger.testrun.workers import WorkerMarks
+from tests.guarded import start_valkey
 from tests.support import Valkey, wait_until
 from tests.testruns import OK, Target, target, worker
 
@@ -63,7 +64,7 @@ def runs(settings: Settings, store: LedgerStore) -> Runs:
 @pytest.fixture
 def own_valkey(short_path: Path) -> Iterator[Valkey]:
     """A server that the test may kill."""
-    server = Valkey(short_path)
+    server = start_valkey(short_path)
     yield server
     server.stop()
 

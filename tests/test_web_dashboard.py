@@ -17,7 +17,7 @@ from hitledger.errors import ReportBusyError
 from hitledger.report import Page, Query, Reports
 from hitledger.settings import Settings
 from hitledger.web import create_app
-from tests.support import Valkey
+from tests.guarded import start_valkey
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_one_url_has_a_page(client: FlaskClient) -> None:
 def test_a_ledger_that_is_away_is_said_with_the_last_figures(settings: Settings) -> None:
     """Never zeros: the last page that could be read, and a word that it is old."""
     with tempfile.TemporaryDirectory(prefix="hitledger-") as directory:
-        server = Valkey(Path(directory))
+        server = start_valkey(Path(directory))
         app = create_app(replace(settings, redis_url=server.url))
         client = app.test_client()
         client.get("/api/kept/")

@@ -24,6 +24,7 @@ from hitledger.settings import Settings
 from hitledger.web.limits import Limiter, Limits, Policy
 from hitledger.web.proxies import client_address, is_https
 from tests.credentials import WITHOUT_SIGN_IN
+from tests.guarded import start_valkey
 from tests.support import Clients, Valkey
 
 Ask = Callable[..., TestResponse]
@@ -125,8 +126,8 @@ def test_a_store_that_comes_back_is_used_again(short_path: Path) -> None:
     """The outage ends without a restart."""
     now = [0.0]
     (short_path / "store").mkdir()
-    store = Valkey(short_path / "store")
-    limiter = Limiter(store.url, "test", clock=lambda: now[0])
+    store = start_valkey(short_path / "store")
+    limiter = Limiter(store.url, "test-limits", clock=lambda: now[0])
     policy = Policy("stats", parse("5/hour"))
     assert limiter.take(policy, "192.0.2.1")
     store.stop()
