@@ -187,19 +187,96 @@ def test_a_cancelled_request_is_not_answered(counter: HitCounter) -> None:
     assert counts(counter) == {}
 
 
-def test_asgiref_has_no_complaint(counter: HitCounter) -> None:
-    """Driven by asgiref, with its checks on what is sent and awaited, nothing about ASGI is bent."""
+async def conversing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer whatever is asked in the way that its path says."""
+    await receive()
+    if scope["type"] == "lifespan":
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+    elif scope["path"] == "/denied":
+        await send({"type": "websocket.close"})
+    elif scope["path"] == "/denied-by-answer":
+        await send({"type": "websocket.http.response.start", "status": 404, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b""})
+    elif scope["type"] == "websocket":
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": (await receive())["text"]})
+        await send({"type": "websocket.close"})
+    else:
+        status = {"/nothing": 404, "/bodiless": 204}.get(scope["path"], 200)
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        await send({"type": "http.response.body", "body": b"b"})
 
-    async def talk() -> None:
-        app = guarantee_single_callable(CountHitsASGI(answering(200), counter))
-        http = ApplicationCommunicator(app, {"type": "http", "method": "GET", "path": "/a", "headers": []})
-        await http.send_input({"type": "http.request", "body": b""})
-        start = await http.receive_output()
-        bodies = [await http.receive_output() for _ in range(2)]
-        assert start["status"] == 200
-        assert b"".join(each["body"] for each in bodies) == b"ab"
-        assert await http.receive_nothing()
-        await http.wait()
 
-    asyncio.run(talk())
-    assert counts(counter) == {"/a": 1}
+HTTP: list[Message] = [{"type": "http.request", "body": b""}]
+SOCKET: list[Message] = [{"type": "websocket.connect"}, {"type": "websocket.receive", "text": "hello"}]
+ANSWERED = ["http.response.start", "http.response.body", "http.response.body"]
+KINDS: list[tuple[str, str, list[Message], list[str], str | None]] = [
+    ("http", "/a", HTTP, ANSWERED, "/a"),
+    ("http", "/bodiless", HTTP, ANSWERED, "/bodiless"),
+    ("http", "/nothing", HTTP, ANSWERED, "(unmatched)"),
+    ("http", "/" + "x" * 2048, HTTP, ANSWERED, "(oversized)"),
+    ("http", "/livez", HTTP, ANSWERED, None),
+    ("websocket", "/socket", SOCKET, ["websocket.accept", "websocket.send", "websocket.close"], "/socket"),
+    ("websocket", "/denied", SOCKET[:1], ["websocket.close"], "/denied"),
+    (
+        "websocket", "/denied-by-answer", SOCKET[:1],
+        ["websocket.http.response.start", "websocket.http.response.body"], "(unmatched)",
+    ),
+    (
+        "lifespan", "", [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}],
+        ["lifespan.startup.complete", "lifespan.shutdown.complete"], None,
+    ),
+]  # fmt: skip
+"""Kinds of connections: path, what the server says, what the application answers, where it counts."""
+
+
+async def converse(app: Application, kind: str, path: str, said: list[Message]) -> list[Message]:
+    """Let asgiref drive an application, with its checks on what is sent and awaited; return its answers."""
+    scope = {"type": kind, "headers": []} | ({"path": path} if path else {})
+    communicator = ApplicationCommunicator(guarantee_single_callable(app), scope)
+    for message in said:
+        await communicator.send_input(message)
+    await communicator.wait(20)
+    found: list[Message] = []
+    while not communicator.output_queue.empty():
+        found.append(await communicator.receive_output())
+    return found
+
+
+@pytest.mark.parametrize(("kind", "path", "said", "answers", "counted"), KINDS)
+def test_asgiref_has_no_complaint(
+    counter: HitCounter, kind: str, path: str, said: list[Message], answers: list[str], counted: str | None
+) -> None:
+    """Whatever kind of connection, the server is handed what the application sends, message by message."""
+    bare = asyncio.run(converse(conversing, kind, path, said))
+    routed = CountHitsASGI(conversing, counter, route=lambda _: "/route/")
+    assert asyncio.run(converse(routed, kind, path, said)) == bare
+    assert [message["type"] for message in bare] == answers
+    assert counts(counter) == ({counted: 1} if counted else {})
+
+
+def test_asgiref_has_no_complaint_of_a_refusal(settings: Settings) -> None:
+    """The answer that stands in for what cannot be counted is whole, and the application's is not heard."""
+    counter = HitCounter(replace(settings, on_journal_failure="refuse"), LedgerStore(settings))
+    settings.data_dir.write_text("not a folder")
+    for _ in range(2):  # one that fails while it is noted, one that is not begun
+        start, body = asyncio.run(converse(CountHitsASGI(conversing, counter), "http", "/a", HTTP))
+        assert (start["type"], start["status"], body["type"]) == ("http.response.start", 503, "http.response.body")
+        assert all(name == name.lower() and isinstance(value, bytes) for name, value in start["headers"])
+        assert dict(start["headers"])[b"content-length"] == str(len(body["body"])).encode()
+    settings.data_dir.unlink()
+    counter.stop()
+
+
+def test_a_websocket_is_served_where_it_cannot_be_counted(settings: Settings) -> None:
+    """With on_journal_failure=refuse, too: a handshake that cannot be counted is tallied as lost, and goes on."""
+    counter = HitCounter(replace(settings, on_journal_failure="refuse"), LedgerStore(settings))
+    settings.data_dir.write_text("not a folder")
+    answers = asyncio.run(converse(CountHitsASGI(conversing, counter), "websocket", "/socket", SOCKET))
+    assert [message["type"] for message in answers] == ["websocket.accept", "websocket.send", "websocket.close"]
+    assert counter.journal.lost == 1
+    settings.data_dir.unlink()
+    counter.stop()

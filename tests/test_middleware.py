@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
+from wsgiref.handlers import SimpleHandler
 
 import pytest
 from flask import Flask, Response, abort, request
+from werkzeug.middleware.lint import LintMiddleware
 from werkzeug.test import Client, create_environ, run_wsgi_app
 
 from hitledger import routes
 from hitledger.counting import HitCounter
 from hitledger.journal import JournalWriter
 from hitledger.ledger import LedgerStore
-from hitledger.middleware import CountHits
+from hitledger.middleware import REFUSAL_BODY, CountHits
 from hitledger.settings import Settings
 from tests.books import counts_of, routes_of
 
@@ -220,15 +224,104 @@ def test_a_service_that_serves_on_answers_and_tallies(settings: Settings) -> Non
     counter.stop()
 
 
-def test_lint_middleware_has_no_complaint(counter: HitCounter) -> None:
-    """Between a strict server and a strict application nothing about WSGI is bent."""
-    from werkzeug.middleware.lint import LintMiddleware  # noqa: PLC0415 - one test's tool
+def writing_app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    """An application of the old kind, that writes its answer."""
+    del environ
+    start_response("200 OK", [("Content-Type", "text/plain")])(b"written")
+    return []
 
-    app = LintMiddleware(CountHits(LintMiddleware(flask_app().wsgi_app), counter))
-    for path in ("/ok/a", "/stream", "/nothing"):
-        body, _, _ = run_wsgi_app(app, create_environ(path), buffered=True)
-        assert list(body)
-    assert sum(counts(counter).values()) == 3
+
+def mending_app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    """An application that begins an answer, fails, and puts an error's in its place."""
+    del environ
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    try:
+        raise RuntimeError("boom")
+    except RuntimeError:
+        start_response("500 Internal Server Error", [("Content-Type", "text/plain")], sys.exc_info())
+    return [b"mended"]
+
+
+def bodiless_app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    """An application whose answer has no body."""
+    del environ
+    start_response("204 No Content", [("Content-Length", "0")])  # as the linter wants it
+    return []
+
+
+def linted_late_app(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+    """An application that starts its response when its body is read, with the headers that a linter wants."""
+    del environ
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    yield b"late"
+
+
+FLASK = flask_app().wsgi_app
+KINDS: list[tuple[App, str, str, int, str | None]] = [
+    (FLASK, "GET", "/ok/a", 200, "/ok/a"),
+    (FLASK, "HEAD", "/stream", 200, "/stream"),
+    (FLASK, "OPTIONS", "/ok/a", 200, "/ok/a"),
+    (FLASK, "GET", "/stream", 200, "/stream"),
+    (FLASK, "GET", "/nothing", 404, "(unmatched)"),
+    (FLASK, "DELETE", "/ok/a", 405, "(unmatched)"),
+    (FLASK, "GET", "/refused", 403, "/refused"),
+    (FLASK, "GET", "/crash", 500, "/crash"),
+    (FLASK, "GET", "/ok/" + "x" * 2048, 200, "(oversized)"),
+    (FLASK, "GET", "/livez", 404, None),
+    (bodiless_app, "GET", "/x", 204, "/x"),
+    (mending_app, "GET", "/x", 500, "/x"),
+    (writing_app, "GET", "/x", 200, "/x"),
+    (linted_late_app, "GET", "/x", 200, "/x"),
+]
+"""Applications, what they are asked, their answer's status, and where it counts."""
+
+
+class StrictHandler(SimpleHandler):
+    """The standard library's server for one request; it hides no exception."""
+
+    def handle_error(self) -> None:
+        """Let it be seen."""
+        raise  # noqa: PLE0704 - it is called where an exception is handled
+
+
+def serve(app: App, path: str, method: str = "GET") -> bytes:
+    """Have a strict server answer one request; return all that it wrote."""
+    written = io.BytesIO()
+    StrictHandler(io.BytesIO(), written, io.StringIO(), create_environ(path, method=method)).run(LintMiddleware(app))
+    return written.getvalue()
+
+
+@pytest.mark.parametrize(("app", "method", "path", "status", "counted"), KINDS)
+def test_lint_middleware_has_no_complaint(
+    counter: HitCounter, app: App, method: str, path: str, status: int, counted: str | None
+) -> None:
+    """Between a strict server and a strict application nothing about WSGI is bent: a warning would fail this."""
+    answer = serve(CountHits(LintMiddleware(app), counter, route=lambda _: "/route/"), path, method)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 %d " % status)
+    assert bool(body) == (method not in ("HEAD", "OPTIONS") and status != 204)
+    assert counts(counter) == ({counted: 1} if counted else {})
+
+
+@pytest.mark.parametrize("app", [FLASK, linted_late_app])
+def test_lint_middleware_has_no_complaint_of_a_refusal(settings: Settings, app: App) -> None:
+    """The answer that stands in for what cannot be counted is well formed too."""
+    counter = HitCounter(replace(settings, on_journal_failure="refuse"), LedgerStore(settings))
+    counter.journal = BrokenJournal(settings.journal_dir)
+    for _ in range(2):  # one that fails while it is noted, one that is not begun
+        answer = serve(CountHits(app, counter), "/ok/a")
+        assert answer.startswith(b"HTTP/1.0 503 ")
+        assert answer.endswith(REFUSAL_BODY)
+    counter.stop()
+
+
+@pytest.mark.parametrize("path", ["/broken-stream", "/late"])
+def test_lint_middleware_has_no_complaint_of_a_crash(counter: HitCounter, path: str) -> None:
+    """An application that breaks off, before its answer or in the middle of it, is broken off and nothing else."""
+    app = crashing_late_app if path == "/late" else FLASK
+    with pytest.raises(RuntimeError, match="boom"):
+        serve(CountHits(LintMiddleware(app), counter), path)
+    assert counts(counter) == {path: 1}
 
 
 def test_a_route_is_counted_beside_its_path(counter: HitCounter) -> None:
