@@ -39,7 +39,11 @@ class Project:
         self.port = free_port()
         name = f"hitledger-test-{os.getpid()}"
         self._command = [*compose_command(), "-p", name, "-f", str(ROOT / "docker-compose.yml")]
-        self._environment = {**os.environ, "HITLEDGER_PORT": str(self.port), "VALKEY_PASSWORD": "a-word_of-its-own"}
+        self.prometheus_port = free_port()
+        self._environment = {
+            **os.environ, "HITLEDGER_PORT": str(self.port), "VALKEY_PASSWORD": "a-word_of-its-own",
+            "PROMETHEUS_PORT": str(self.prometheus_port),
+        }  # fmt: skip
 
     def __call__(self, *words: str) -> str:
         """Run one compose command and return what it printed."""
@@ -175,6 +179,28 @@ def test_workers_scale(project: Project) -> None:
     project.up("--scale", "worker=3", "--no-recreate")
     assert [container["State"]["Running"] for container in project.inspect("worker")] == [True] * 3
     assert project.run_of(3000)["succeeded"] == 3000
+
+
+def test_prometheus_watches_the_service(project: Project) -> None:
+    """The monitoring profile's Prometheus finds the service, and has read the alerts."""
+    image = next(line.split()[1] for line in (ROOT / "docker-compose.yml").open() if "image: prom/" in line)
+    if subprocess.run(["docker", "run", "--rm", image, "--version"], capture_output=True, check=False).returncode:
+        pytest.skip(f"the image {image} that this engine has does not run")
+    project("--profile", "monitoring", "up", "-d", "prometheus")
+    address = f"http://127.0.0.1:{project.prometheus_port}/api/v1"
+
+    def asked(path: str) -> Any:
+        try:
+            return requests.get(f"{address}/{path}", timeout=20).json()["data"]
+        except requests.ConnectionError:
+            return None
+
+    def value() -> str | None:
+        found = asked("query?query=up")
+        return found["result"][0]["value"][1] if found and found["result"] else None
+
+    assert wait_until(value, 60) == "1"
+    assert {rule["name"] for group in asked("rules")["groups"] for rule in group["rules"]} >= {"HitledgerHitsLost"}
 
 
 def test_counts_survive_kill_and_down(project: Project) -> None:
