@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -57,6 +59,18 @@ def test_posting_goes_on_where_the_journal_cannot_be_looked_after(
     assert bookkeeper.stop()
     assert "stopped with hits still in the journal" in caplog.text
     store.close()
+
+
+def test_a_fork_while_the_threads_are_started(settings: Settings, store: LedgerStore) -> None:
+    """A child that is forked off in that moment starts its own, and waits for nobody."""
+    bookkeeper = Bookkeeper(Poster(settings, store), lambda: None, interval_seconds=0.001)
+    with bookkeeper._starting:
+        child = os.fork()
+        if not child:
+            signal.alarm(20)  # a child that waits is killed
+            bookkeeper.start()
+            os._exit(0 if bookkeeper.stop() else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 class Clock(Host):

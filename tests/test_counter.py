@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import celery
 import pytest
 
 import hitledger
@@ -259,3 +260,44 @@ def test_many_threads(counter: hitledger.Counter, store: LedgerStore) -> None:
         thread.join()
     assert counter.close()
     assert sum(counts_of(store).values()) == 8 * sum(range(1, 501))
+
+
+PREFORK = """
+import os
+import celery, hitledger
+app = celery.Celery("jobs", broker=os.environ["BROKER"])
+app.conf.broker_connection_retry_on_startup = True
+counter = hitledger.Counter()
+
+@app.task(name="resize")
+def resize(number):
+    counter.count(f"/resize/{number % 3}", number)
+"""
+
+
+@pytest.mark.slow
+def test_celery_prefork(
+    environment: dict[str, str], settings: Settings, store: LedgerStore, valkey: Valkey, short_path: Path
+) -> None:
+    """A counter that is made where tasks are defined counts in each child, and their parent posts the rest."""
+    (short_path / "jobs.py").write_text(PREFORK)
+    broker = f"redis+socket://{valkey.socket}?virtual_host=1"
+    command = ["celery", "--workdir", str(short_path), "--app", "jobs", "worker", "--pool", "prefork"]
+    options = [
+        "--concurrency",
+        "2",
+        "--without-gossip",
+        "--without-mingle",
+        "--without-heartbeat",
+        "--loglevel",
+        "info",
+    ]
+    with Running([sys.executable, "-m", *command, *options], {**environment, "BROKER": broker}) as worker:
+        with celery.Celery(broker=broker) as app:
+            for number in range(1, 61):
+                app.send_task("resize", [number])
+        for _ in range(60):
+            worker.line_with("succeeded in")
+        assert worker.end() == 0
+    assert len(list(settings.journal_dir.glob("*.journal"))) >= 2
+    assert counts_of(store) == {f"/resize/{rest}": sum(n for n in range(1, 61) if n % 3 == rest) for rest in range(3)}
