@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from werkzeug.serving import make_server
 
 from hitledger.cli import commands
 from hitledger.errors import QueryError, ServiceError
+from hitledger.journal import PATH
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 from hitledger.web import create_app
@@ -25,6 +28,7 @@ from tests.credentials import api_key
 
 EXPORTED = ['{"url":"/a/1","requests":2}', '{"url":"/a/2","requests":1}']
 PATHS = {b"/a/%d" % number: number for number in range(1, 12)} | {b'/a/quoted",x': 12, b"/b": 3}
+ROUTES = {b"/a/5": b'/a/<any("5",6):x>', b"/a/6": b'/a/<any("5",6):x>', b"/a/7": b"/a/<seven>/", b"/b": b"/<b>"}
 
 
 @contextmanager
@@ -59,7 +63,7 @@ def place(
     """Settings with a filled ledger, and the words that lead a command there."""
     books = Books(settings)
     for path, hits in PATHS.items():
-        books.note(*[path] * hits)
+        assert books.journal.append(PATH, path, hits, ROUTES.get(path, b""))
     books.poster.post_now()
     books.close()
     if request.param == "ledger":
@@ -93,9 +97,41 @@ def test_stats_are_the_same(place: tuple[Settings, list[str]]) -> None:
     assert f"{' '.join(place[1])} --cursor" in text
 
 
+def test_stats_of_a_time_and_by_section(place: tuple[Settings, list[str]]) -> None:
+    """Options choose rows as the parameters of `/stats/` do, in the page behind too; sections have their numbers."""
+    found = json.loads(run(place, "stats", "--period", "day", "--group", "1", "--json").stdout)
+    assert {"section": "/a/", "requests": 78, "urls": 12} in found["sections"]
+    text = run(place, "stats", "--under", "/").stdout
+    assert ["78", "12", "/a/"] in [line.split() for line in text.splitlines()]
+    text = run(place, "stats", "--prefix", "/a/", "--limit", "2").stdout
+    assert re.search(r"\n78 of [0-9]+ requests to", text)
+    assert f"More: hitledger stats {shlex.join(['--prefix', '/a/', *place[1]])} --cursor" in text
+
+
+def test_stats_by_route(place: tuple[Settings, list[str]]) -> None:
+    """Routes in order, page by page, as a table and as JSON; what has none stands below, and all adds up."""
+    words = ["stats", "--group", "route", "--limit", "2"]
+    first = json.loads(run(place, *words, "--json").stdout)
+    assert first["routes"] == [
+        {"route": '/a/<any("5",6):x>', "requests": 11},
+        {"route": "/a/<seven>/", "requests": 7},
+    ]
+    assert first["total_requests"] == 21 + first["other"]["(no route)"]
+    second = json.loads(run(place, *words, "--cursor", first["next"], "--json").stdout)
+    assert (second["routes"], second["next"]) == ([{"route": "/<b>", "requests": 3}], None)
+    text = run(place, *words).stdout
+    assert [line.split()[:2] for line in text.splitlines()[2:4]] == [["11", '/a/<any("5",6):x>'], ["7", "/a/<seven>/"]]
+    assert "(no route)" in text
+    assert f"More: hitledger stats {shlex.join(['--group', 'route', *place[1]])} --cursor" in text
+    refused = run(place, "stats", "--group", "route", "--prefix", "/a/").exception
+    assert isinstance(refused, QueryError)
+    exported = run(place, "export", "--group", "route").stdout.splitlines()
+    assert [json.loads(line) for line in exported] == first["routes"] + second["routes"]
+
+
 @pytest.mark.parametrize("order", [[], ["--unordered"]])
 @pytest.mark.parametrize("kind", ["ndjson", "csv"])
-@pytest.mark.parametrize("rows", [[], ["--under", "/"], ["--prefix", "/a/"]])
+@pytest.mark.parametrize("rows", [[], ["--under", "/"], ["--prefix", "/a/"], ["--group", "route"]])
 def test_an_export_goes_on_where_it_broke_off(
     place: tuple[Settings, list[str]], tmp_path: Path, kind: str, order: list[str], rows: list[str]
 ) -> None:

@@ -24,6 +24,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from hitledger.cli.options import row_options, row_parameters
 from hitledger.cli.remote import service_at
 from hitledger.embedded import with_ledger
 from hitledger.ledger import LedgerStore
@@ -47,21 +48,12 @@ BEGINNINGS = {"ndjson": [f'{{"{name}":"' for name in NAMES], "csv": [f"{name},re
 @click.option("--resume", is_flag=True, help="Go on behind the last whole row of --output, as ndjson or csv.")
 @click.option("--url", help="Ask the service there, over HTTP. [default: the ledger of the settings]")
 @click.option("--unordered", is_flag=True, help="As is quickest, instead of most requested first.")
-@click.option("--period", help="all, hour, day or month.")
-@click.option("--at", help="Which of them.")
-@click.option("--from", "start", help="From this hour or day on, instead of a period ...")
-@click.option("--to", "end", help="... up to, not including, this one.")
-@click.option("--tz", help="IANA time zone of these times.")
-@click.option("--prefix", help="Only URLs that begin so.")
-@click.option("--under", help="A section's children, with their totals.")
-@click.option("--group", help="Sections of so many segments, or `patterns`.")
-@click.option("--search", help="Only URLs that contain this.")
+@row_options
 def export(
     *, kind: str, output: Path | None, resume: bool, url: str | None, unordered: bool, **given: str | None
 ) -> None:
-    """Write all URLs, or sections, with their requests; memory stays flat, however many there are."""
-    names = {"start": "from", "end": "to"}
-    parameters = {names.get(name, name): text for name, text in given.items() if text is not None}
+    """Write all URLs, sections or routes with their requests; memory stays flat, however many there are."""
+    parameters = row_parameters(given)
     query = Query.read(parameters)
     if resume and (output is None or kind == "parquet"):
         raise click.UsageError("--resume needs --output, and goes on as ndjson or csv.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hitledger.paths import LINES, NO_ROUTE, OVERFLOW
 
@@ -107,6 +107,28 @@ class Page:
         """What is counted on no row, each line though it be zero."""
         names = (NO_ROUTE, OVERFLOW) if self.columns == ROUTES else LINES
         return {line: self.other.get(line, 0) for line in names}
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """What JSON says before the rows, but when: what does not go with the query is left out."""
+        given = {
+            "section": self.section and vars(self.section),
+            "total_sections": self.total_sections,
+            "total_routes": self.total_routes,
+            "complete": None if self.complete else False,
+        }
+        return {
+            "period": self.period,
+            "total_requests": self.total_requests,
+            "total_urls": self.total_urls,
+            "other": self.lines,
+            **{name: value for name, value in given.items() if value is not None},
+        }
+
+    @property
+    def named(self) -> str:
+        """What the rows are called in JSON."""
+        return f"{self.columns[0]}s"
 
     @property
     def rows_json(self) -> str:

@@ -268,21 +268,7 @@ def _following(query: Query, page: Page) -> str | None:
 
 def _page_response(query: Query, page: Page) -> Response:
     following = _following(query, page)
-    head: dict[str, Any] = {
-        "period": page.period,
-        "total_requests": page.total_requests,
-        "total_urls": page.total_urls,
-        "other": page.lines,
-    }
-    if page.section:
-        head["section"] = vars(page.section)
-    if page.total_sections is not None:
-        head["total_sections"] = page.total_sections
-    if page.total_routes is not None:
-        head["total_routes"] = page.total_routes
-    if not page.complete:
-        head["complete"] = False
-    content = f'{json.dumps(head)[1:-1]}, "{page.columns[0]}s": {page.rows_json}, "next": {json.dumps(following)}}}\n'
+    content = f'{json.dumps(page.head)[1:-1]}, "{page.named}": {page.rows_json}, "next": {json.dumps(following)}}}\n'
     body = f'{{"as_of": "{rfc3339(page.as_of)}", {content}'
     return _whole(body.encode(), "application/json", following, content.encode())
 
