@@ -183,7 +183,9 @@ def test_workers_scale(project: Project) -> None:
 
 def test_prometheus_watches_the_service(project: Project) -> None:
     """The monitoring profile's Prometheus finds the service, and has read the alerts."""
-    image = next(line.split()[1] for line in (ROOT / "docker-compose.yml").open() if "image: prom/" in line)
+    image = next(
+        line.split()[1] for line in (ROOT / "docker-compose.yml").read_text().splitlines() if "image: prom/" in line
+    )
     if subprocess.run(["docker", "run", "--rm", image, "--version"], capture_output=True, check=False).returncode:
         pytest.skip(f"the image {image} that this engine has does not run")
     project("--profile", "monitoring", "up", "-d", "prometheus")
