@@ -130,11 +130,8 @@ def _measure_imports(result: Result, rounds: int) -> None:
     base, *others = IMPORTS
     for name in others:
         added, waited = (difference(figures[name], figures[base]) for figures in (found, by_clock))
-        result.bars.append(
-            Bar(
-                f"Importing {name} beyond {base}, in ms of processor time", added.middle, MOST_IMPORT_MS, at_least=False
-            )
-        )
+        what = f"Importing {name} beyond {base}, in ms of processor time"
+        result.bars.append(Bar(what, added.middle, MOST_IMPORT_MS, at_least=False))
         result.notes.append(f"By the clock, importing {name} took {number(waited.middle)} ms more ({waited}).")
 
 

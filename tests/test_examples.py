@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -130,6 +131,16 @@ def test_an_example_counts(application: Any, name: str, store: LedgerStore) -> N
     counter = getattr(application, "counter", None) or getattr(application, "wsgi_app", None) or application.asgi_app
     getattr(counter, "counter", counter).stop()
     judge(store, name)
+
+
+def test_the_page_shows_what_the_examples_do() -> None:
+    """Each line that the page for applications tells a reader to write stands in the example that it names."""
+    page = (FOLDER.parent / "docs" / "applications.md").read_text("utf-8")
+    rows = re.findall(r"^\| [^|]+ \| (`.+`) \| \[(\w+\.py)\]", page, re.MULTILINE)
+    assert {example for _, example in rows} == {path.name for path in FOLDER.glob("*.py")}
+    for lines, example in rows:
+        for line in re.findall(r"`([^`]+)`", lines):
+            assert line in (FOLDER / example).read_text("utf-8")
 
 
 @pytest.mark.slow
