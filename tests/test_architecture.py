@@ -44,6 +44,7 @@ ROOMS = (
         "audit",
         "tree",
         "sectionaudit",
+        "routeaudit",
         "counting",
         "counter",
         "apikeys",

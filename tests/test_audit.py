@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
 from hitledger import journal
 from hitledger.audit import AuditReport, audit
+from hitledger.periods import KINDS, Period
 from hitledger.settings import Settings
 from tests.books import Books
 
@@ -56,6 +58,27 @@ def test_a_route_that_was_changed_by_hand_is_named(books: Books) -> None:
     (difference,) = run(books).differences
     assert difference.startswith("shard 0: of ")
     assert difference.endswith("+1")
+
+
+@pytest.mark.parametrize("kind", ["hour", "day", "month"])
+def test_routes_of_a_period_that_were_changed_are_named(books: Books, kind: str) -> None:
+    """A hit more on a route, or fewer hits in all than have one: the shard and the period are named."""
+    assert books.journal.append(journal.PATH, b"/a", 3, b"/<a>")
+    books.poster.post_now()
+    report = run(books)
+    assert report.differences == []
+    (shard,) = (each.shard for each in report.routes if books.store.books(each.shard).routed)
+    assert report.routes[shard].periods >= len(KINDS)
+    period, client = Period.containing(kind, datetime.now(UTC)), books.store.reader(shard)
+    client.zincrby(books.store.routes_key(shard, period), 2, "/<a>")
+    (difference,) = run(books).differences
+    assert difference.startswith(f"shard {shard}: of ")
+    assert f"the {kind} {period.name} 3 have a route and its routes add up to 5: +2" in difference
+    client.hincrby(books.store.totals_key(shard, period), "routed", 2)
+    assert run(books).differences == []
+    client.hset(books.store.totals_key(shard, period), "requests", 4)
+    (difference,) = run(books).differences
+    assert difference.startswith(f"shard {shard}: of 4 hits of the {kind}")
 
 
 def test_a_url_that_was_removed_is_named(books: Books) -> None:

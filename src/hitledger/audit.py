@@ -2,7 +2,8 @@
 
 Two things are checked, on a live system, without holding anything up. Of the ledger, shard by
 shard: the sum over the sorted set and the lines equals the shard's total, and that equals the
-sum over the watermarks; sections that it keeps say the same (`sectionaudit`). Of this host,
+sum over the watermarks; routes add up, in each period too (`routeaudit`), and sections that it
+keeps say the same as its URLs (`sectionaudit`). Of this host,
 journal by journal: the records in the file, counted anew from its first byte, equal what its
 watermarks say is posted and what is still to post.
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from hitledger.host import Host
 from hitledger.housekeeping import CLOSED_SUFFIX, read_stub
 from hitledger.journal import SUFFIX
 from hitledger.ledger import LedgerStore
+from hitledger.periods import Retention
+from hitledger.routeaudit import RoutesAudit, audit_routes
 from hitledger.sectionaudit import SectionsAudit, audit_sections
 from hitledger.settings import Settings
 
@@ -95,6 +99,7 @@ class AuditReport:
     ledger: str
     shards: list[ShardAudit]
     journals: list[JournalAudit]
+    routes: list[RoutesAudit]
     sections: list[SectionsAudit]
     differences: list[str] = field(default_factory=list)
 
@@ -116,6 +121,7 @@ class AuditReport:
             "differences": self.differences,
             "shards": [asdict(shard) for shard in self.shards],
             "journals": [asdict(journal) for journal in self.journals],
+            "routes": [asdict(routes) for routes in self.routes],
             "sections": [asdict(sections) for sections in self.sections],
         }
 
@@ -124,9 +130,11 @@ def audit(settings: Settings, store: LedgerStore) -> AuditReport:
     """Audit the ledger and this host's journal. Raises LedgerError."""
     shards = [_audit_shard(store, shard) for shard in range(store.identity.shards)]
     journals = list(_audit_journals(settings, store))
+    routes = audit_routes(store, Retention.of(settings), datetime.now(UTC))
     sections = audit_sections(store)
-    differences = [line for part in (shards, journals, sections) for each in part for line in each.differences()]
-    return AuditReport(store.identity.id, shards, journals, sections, differences)
+    parts = (shards, journals, routes, sections)
+    differences = [line for part in parts for each in part for line in each.differences()]
+    return AuditReport(store.identity.id, shards, journals, routes, sections, differences)
 
 
 def _audit_shard(store: LedgerStore, shard: int) -> ShardAudit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -88,6 +89,14 @@ class Retention:
         """Return the earliest period of a kind that the ledger still has; None where it keeps none."""
         length = self.length(kind)
         return Period.containing(kind, now + EXPIRING - length) if length else None
+
+    def all_kept(self, now: datetime) -> Iterator[Period]:
+        """Yield every period that the ledger still has, of each kind the earliest first."""
+        for kind in KINDS:
+            period = self.first_kept(kind, now)
+            while period and period.start <= now:
+                yield period
+                period = Period.containing(kind, period.end)
 
     def periods_kept(self, hour: int) -> list[tuple[Period, int]]:
         """Return the periods that an hour's hits are booked in, each with its expiry.
