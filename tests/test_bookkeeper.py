@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from hitledger.bookkeeper import Bookkeeper
+from hitledger.counting import HitCounter
 from hitledger.errors import LedgerUnavailableError
 from hitledger.host import Host
 from hitledger.journal import PATH, JournalWriter
 from hitledger.ledger import LedgerStore
 from hitledger.posting import LOOK_SECONDS, Poster
 from hitledger.settings import Settings
+from tests.books import counts_of
 from tests.proxy import Proxy
 from tests.support import Valkey, wait_until
 
@@ -141,3 +144,26 @@ def test_posting_that_is_behind_is_told_once(
     assert caplog.text.count("posting is behind") == 1
     bookkeeper.stop()
     store.close()
+
+
+@pytest.mark.parametrize("refused", ["__init__", "start"])
+def test_a_process_that_may_start_no_thread_counts(
+    settings: Settings,
+    store: LedgerStore,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    refused: str,
+) -> None:
+    """At a limit of threads, or in an interpreter that takes none, hits are journalled for whoever posts next."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    counter = HitCounter(settings, store)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, refused, refuse)
+        assert counter.note(b"/a", "200")
+    assert "hits wait in the journal" in caplog.text
+    counter.post_now()
+    assert counts_of(store) == {"/a": 1}
+    counter.stop()

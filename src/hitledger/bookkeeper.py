@@ -50,12 +50,14 @@ class Bookkeeper:
             self._stop = threading.Event()
             self._round_began = float("inf")
             work = {"hitledger-journal": self._keep_journal, "hitledger-posting": self._post}
-            self._threads = [threading.Thread(target=each, name=name, daemon=True) for name, each in work.items()]
+            self._threads = []
             try:
+                self._threads = [threading.Thread(target=each, name=name, daemon=True) for name, each in work.items()]
                 for thread in self._threads:
                     thread.start()
             except RuntimeError as error:
-                # At the interpreter's exit, or at a limit: whoever counts must not suffer for it.
+                # At the interpreter's exit, at a limit, or in an interpreter that takes no daemon threads:
+                # whoever counts must not suffer for it.
                 log.error("hits wait in the journal for another process: %s", error)  # noqa: TRY400 - a state
 
     def stop(self, seconds: float | None = None) -> bool:
@@ -65,7 +67,7 @@ class Bookkeeper:
         the process lives. No thread is started for it, because at the interpreter's exit none can be.
         """
         self._stop.set()
-        if self._pid == os.getpid() and self._threads[-1].is_alive():
+        if self._pid == os.getpid() and self._threads and self._threads[-1].is_alive():
             self._threads[-1].join(seconds)
             return not self._threads[-1].is_alive()
         self._finish()
