@@ -51,6 +51,14 @@ MUTANTS = (
            "if data is not None and len(data) < MOST_BYTES", "if len(data or b'') < MOST_BYTES",
            "tests/test_report_pending.py::test_a_file_that_was_closed_is_not_read"),
 
+    # Reports by route
+    Mutant("routes read apart from their total", "report/routes.py",
+           "self._store.read_at_one_moment(calls)", "[self._store.read([call])[0] for call in calls]",
+           "tests/test_report_routes.py::test_hits_that_come_meanwhile_do_not_lose_their_route"),
+    Mutant("a period's routes not compared with its hits", "routeaudit.py",
+           "if in_routes == routed <= requests:", "if in_routes == routed:",
+           "tests/test_audit.py::test_routes_of_a_period_that_were_changed_are_named"),
+
     # The script
     Mutant("no compare-and-set", "lua/post.lua",
            "if current ~= expected then", "if false then",
