@@ -9,11 +9,13 @@ Time is the server's own, as INFO has it, so nothing but its work is in it.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from statistics import median
 
+from tests.books import Books
 from tests.report_support import book
 from tests.support import Valkey
 
@@ -24,7 +26,20 @@ from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 
 BATCH = MOST_URLS_A_CALL
+CALL_URLS = 6000
+MOST_CALL_MS = 10
 CHEAPEST = {"retention_hours": 0, "retention_days": 0, "retention_months": 0}
+
+
+WORST: dict[str, Callable[[int], bytes]] = {
+    "plain URLs": lambda number: b"/api/item-%d" % number,
+    "eight sections each": lambda number: b"/" + b"/".join(b"%06d-%d" % (number, depth) for depth in range(9)),
+    "eight sections, 50 of each": lambda number: (
+        b"/" + b"/".join(b"%d-%d" % (number % 50, depth) for depth in range(8)) + b"/%d" % number
+    ),
+    "URLs of 4 KB": lambda number: b"/api/" + b"x" * 4000 + b"/%d" % number,
+}
+"""What a call holds a server longest with."""
 
 
 def run(*, quick: bool) -> Result:
@@ -51,7 +66,32 @@ def run(*, quick: bool) -> Result:
                 Bar(f"{name}: sections, % more bytes (above it, optional)", bytes_share, 20, at_least=False),
                 Bar(f"{name}: sections, % more of the server's time", time_share, 20, at_least=False),
             ]
+        for name, url_of in WORST.items():
+            for keep_sections in (False, True):
+                calls = _calls(server, folder / f"{name} {keep_sections}", url_of, keep_sections=keep_sections)
+                text = (
+                    f"{name}, {'with' if keep_sections else 'without'} sections kept: ms of each of {len(calls)} calls"
+                )
+                result.rows.append([text, median(calls), max(calls)])
+                worst = sorted(calls)[int(len(calls) * 0.9)]
+                result.bars.append(Bar(f"{text}, nine in ten", worst, MOST_CALL_MS, at_least=False))
+    result.notes.append("Of calls, the columns are the median and the longest.")
     return result
+
+
+def _calls(server: Valkey, folder: Path, url_of: Callable[[int], bytes], *, keep_sections: bool) -> list[float]:
+    """Post URLs that the ledger knows from a journal; return how many ms each call held the server."""
+    server.client.execute_command("FLUSHALL", "SYNC")
+    books = Books(Settings(redis_url=server.url, data_dir=folder, keep_sections=keep_sections))
+    for _ in range(2):
+        books.note(*map(url_of, range(CALL_URLS)))
+        server.client.config_set("slowlog-log-slower-than", 0)
+        server.client.config_set("slowlog-max-len", 10 * CALL_URLS)
+        server.client.slowlog_reset()
+        books.poster.post_now()
+    books.close()
+    found = server.client.slowlog_get(10 * CALL_URLS)
+    return [entry["duration"] / 1000 for entry in found if entry["command"].startswith(b"EVALSHA")]
 
 
 def _posted(server: Valkey, folder: Path, urls: list[str], **settings: int | bool) -> tuple[float, float]:

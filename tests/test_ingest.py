@@ -52,10 +52,11 @@ class CutStore(LedgerStore):
         raise Cut
 
 
-@pytest.fixture(params=[1, 3])
+@pytest.fixture(params=[(1, False), (3, True)], ids=["one shard", "three shards with sections"])
 def sharded(request: pytest.FixtureRequest, settings: Settings) -> Settings:
-    """Settings for ledgers of one shard and of several."""
-    return replace(settings, shards=request.param)
+    """Settings for ledgers of one shard, and of several that keep sections."""
+    shards, keep_sections = request.param
+    return replace(settings, shards=shards, keep_sections=keep_sections)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from hitledger import journal, posting
-from hitledger.entries import Batch, Outcome, Watermark, shard_of
+from hitledger.entries import MOST_URLS_A_CALL, Batch, CallLoad, Outcome, Watermark, shard_of
 from hitledger.errors import LedgerError, LedgerUnavailableError
 from hitledger.host import Host
 from hitledger.journal import HEADER_BYTES, JournalWriter
@@ -91,6 +91,59 @@ def test_many_urls_go_in_several_calls(sharded: Books) -> None:
     sharded.note(*paths, *paths[:2_000])
     sharded.poster.post_now()
     assert sharded.counts() == {f"/{number}": 1 + (number < 2_000) for number in range(5_000)}
+
+
+LONG = {
+    "deep and all different": [b"/" + b"/".join(b"%d-%d" % (each, at) for at in range(12)) for each in range(400)],
+    "deep and alike": [b"/a/b/c/d/e/f/g/%d" % each for each in range(1500)],
+    "long": [b"/" + b"x" * 6000 + b"/%d" % each for each in range(300)],
+}
+
+
+@pytest.mark.parametrize("paths", LONG.values(), ids=list(LONG))
+@pytest.mark.parametrize("keep_sections", [False, True])
+def test_no_call_asks_for_more_than_a_thousand_urls_do(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, paths: list[bytes], keep_sections: bool
+) -> None:
+    """Long URLs, and with sections kept deep ones, go in so many calls that none holds the server up for long."""
+    loads = []
+    post = LedgerStore.post
+
+    def watched(store: LedgerStore, batches: Sequence[Batch]) -> list[Outcome]:
+        for batch in batches:
+            load = CallLoad(with_sections=keep_sections)
+            for url in {url for group in batch.hits.values() for url in group.urls}:
+                load.add(url)
+            loads.append(load.urls)
+        return post(store, batches)
+
+    monkeypatch.setattr(LedgerStore, "post", watched)
+    books = Books(replace(settings, keep_sections=keep_sections))
+    for _ in range(2):
+        books.note(*paths)
+        books.poster.post_now()
+    assert books.counts() == {path.decode(): 2 for path in paths}
+    assert max(loads) <= MOST_URLS_A_CALL
+    assert max(loads) > MOST_URLS_A_CALL / 4
+    books.close()
+
+
+def test_a_url_that_is_too_much_for_a_call_goes_alone(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever one URL asks of a server, it is posted."""
+    monkeypatch.setattr("hitledger.follower.MOST_URLS_A_CALL", 5)
+    books = Books(replace(settings, keep_sections=True))
+    books.note(*[b"/a/b/c/d/e/f/%d/" % each for each in range(30)])
+    books.poster.post_now()
+    assert len(books.counts()) == 30
+    books.close()
+
+
+def test_a_poster_that_begins_knows_that_sections_are_kept(settings: Settings) -> None:
+    """Its first call takes no more than those that follow: opening the ledger tells."""
+    LedgerStore(replace(settings, keep_sections=True)).open()
+    store = LedgerStore(settings)
+    store.open()
+    assert store.keeps_sections
 
 
 def test_lines_are_counted_beside_the_urls(books: Books) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
@@ -11,7 +11,13 @@ from hitledger.errors import LedgerError
 from hitledger.journal import HEADER_BYTES
 
 MOST_URLS_A_CALL = 1000
-"""Distinct URLs in one script call: about 7 ms of a single-threaded server."""
+"""Distinct URLs of usual length in one script call: about 7 ms of a single-threaded server."""
+LIKE_A_URL_BYTES = 768
+"""So many bytes of names cost a call as much as one more URL."""
+SECTION_LIKE_URLS = 1.5
+"""As many URLs as one section costs a call whose shard keeps sections ..."""
+CHILD_LIKE_URLS = 0.2
+"""... and as one URL in one section; all three from `python -m bench sections`."""
 MOST_ROUTES = 10_000
 """Distinct routes of a shard; hits on others go to the route (overflow). Applications have a few hundred."""
 
@@ -181,6 +187,35 @@ def path_of(url: str) -> list[str]:
         path.append(url[: at + 1])
         at = url.find("/", at + 1)
     return path
+
+
+class CallLoad:
+    """How much one script call asks of its server, in URLs of usual length: `MOST_URLS_A_CALL` of them at most."""
+
+    def __init__(self, *, with_sections: bool) -> None:
+        self.urls = 0.0
+        self._sections: set[str] | None = set() if with_sections else None
+
+    def add(self, url: str) -> None:
+        """Add a URL that the call has not yet."""
+        self.urls += 1 + len(url) / LIKE_A_URL_BYTES
+        if self._sections is None:
+            return
+        path = path_of(url)[:MOST_SECTIONS]
+        new = set(path) - self._sections
+        self._sections |= new
+        self.urls += CHILD_LIKE_URLS * len(path) + SECTION_LIKE_URLS * len(new) + sum(map(len, new)) / LIKE_A_URL_BYTES
+
+
+def fitting(urls: Iterable[str], *, with_sections: bool) -> int:
+    """Return how many URLs, from the first on, fit into one call: one at least, where there is any."""
+    load, number = CallLoad(with_sections=with_sections), 0
+    for url in urls:
+        load.add(url)
+        if number and load.urls > MOST_URLS_A_CALL:
+            break
+        number += 1
+    return number
 
 
 def shard_of(url: str, shards: int) -> int:

@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from zlib import crc32
 
-from hitledger.entries import MOST_URLS_A_CALL, Batch, Hits, Outcome, Watermark, shard_of
+from hitledger.entries import LIKE_A_URL_BYTES, MOST_URLS_A_CALL, Batch, CallLoad, Hits, Outcome, Watermark, shard_of
 from hitledger.errors import DamagedHeaderError, JournalError
 from hitledger.host import Host
 from hitledger.journal import (
@@ -46,8 +46,8 @@ log = logging.getLogger("hitledger.posting")
 CHUNK_BYTES = 2**20
 SLICE_RECORDS = 4096
 """Records added up at a time: many, so that hot URLs collapse at C speed ..."""
-SMALL_SLICE_RECORDS = MOST_URLS_A_CALL // 2
-"""... or this few, where most are different, so that a slice always fits into a call."""
+SMALLER_TIMES = 8
+"""... or so many times fewer, again and again, where they are more than half of what a call takes."""
 URL_CACHE_ENTRIES = 50_000
 NEVER = sys.maxsize
 """Where a shard stands that takes nothing more of a file."""
@@ -144,6 +144,8 @@ class Follower:
         """Why some shards' watermarks are not of this file; nothing more of it goes to those shards."""
         self._checked = (HEADER_BYTES, 0)
         self.confirmed_at: float | None = None
+        self.with_sections = False
+        """Whether the ledger keeps sections, as its poster knows: then a call takes fewer URLs."""
 
     def _check_header(self, *, any_name: bool) -> str:
         """Return the name that the file was made under."""
@@ -177,7 +179,7 @@ class Follower:
 
     def tally(self) -> Tally:
         """Return an empty tally that records of this file can be added to."""
-        return Tally(len(self.shards), self._urls, self._salt)
+        return Tally(len(self.shards), self._urls, self._salt, with_sections=self.with_sections)
 
     @property
     def size(self) -> int:
@@ -274,7 +276,7 @@ class Follower:
     def take(self, *, ended: bool) -> Taken | None:
         """Add up whole records from the first unposted one on; None where there are none.
 
-        One call stops at `MOST_URLS_A_CALL` distinct URLs a shard. `ended` says that the
+        One call stops at what `MOST_URLS_A_CALL` distinct URLs ask of a shard. `ended` says that the
         writer is gone, so that an unfinished record at the end will never be finished.
         """
         start, active = self.reached, [shard for shard in self.shards if not shard.away]
@@ -305,10 +307,11 @@ class Follower:
         at, step = 1, SLICE_RECORDS
         while at < len(pieces):
             counted = Counter(islice(pieces, at, at + step))
-            if len(counted) > SMALL_SLICE_RECORDS and step > SMALL_SLICE_RECORDS:
-                step = SMALL_SLICE_RECORDS
+            load = tally.load_of(counted)
+            if load > MOST_URLS_A_CALL / 2 and step > 1:
+                step //= SMALLER_TIMES
                 continue
-            if not tally.has_room(len(counted)):
+            if not tally.has_room(load):
                 break
             tally.add(counted)
             end = min(at + step, len(pieces))
@@ -390,17 +393,28 @@ class Follower:
 class Tally:
     """Records added up by shard, hour and URL."""
 
-    def __init__(self, shards: int, urls: UrlTable, salt: int) -> None:
+    def __init__(self, shards: int, urls: UrlTable, salt: int, *, with_sections: bool = False) -> None:
         self._salt = salt
         self.hits: list[dict[int, Hits]] = [{} for _ in range(shards)]
         self.damaged = 0
-        self._distinct = [0] * shards
+        self._with_sections = with_sections
+        self._loads = [CallLoad(with_sections=with_sections) for _ in range(shards)]
         self._urls = urls
 
-    # All routes of a call together are no more than its distinct records.
-    def has_room(self, distinct: int) -> bool:
-        """Tell whether so many more distinct URLs fit into one call to any shard."""
-        return max(self._distinct) + distinct <= MOST_URLS_A_CALL
+    def load_of(self, counted: Counter[bytes]) -> float:
+        """Return how much equal records add to the call to any shard, at most."""
+        if not self._with_sections:
+            # All routes of a call together are no more than its distinct records.
+            return len(counted) + sum(map(len, counted)) / LIKE_A_URL_BYTES
+        load = CallLoad(with_sections=True)
+        for name in {meaning[1] for record in counted if (meaning := self._urls.meaning_of(record[16:]))}:
+            load.add(name)
+        return load.urls
+
+    def has_room(self, load: float) -> bool:
+        """Tell whether so much more fits into one call to any shard; into an empty one, anything does."""
+        most = max(each.urls for each in self._loads)
+        return not most or most + load <= MOST_URLS_A_CALL
 
     def knows(self, record: bytes) -> bool:
         """Tell whether a record, or what a power cut left in its place, can be added."""
@@ -432,4 +446,4 @@ class Tally:
                 table[text] += count
             else:
                 table[text] = count
-                self._distinct[shard] += 1
+                self._loads[shard].add(text)

@@ -164,7 +164,10 @@ class LedgerStore:
 
     def _adopt(self, shard: int, identity: LedgerIdentity) -> None:
         keys = [self.totals_key(shard), self.watermarks_key(shard), self.set_key(shard)]
-        if self._connections.reader(shard).hmget(keys[0], "ledger", "shards") == [identity.id, str(identity.shards)]:
+        known, shards, sections = self._connections.reader(shard).hmget(keys[0], "ledger", "shards", "sections")
+        if [known, shards] == [identity.id, str(identity.shards)]:
+            if sections:
+                self._generations[shard] = str(sections).partition(" ")[0]
             return
         generation = new_generation() if self._settings.keep_sections else ""
         found = script("adopt")(self.poster(shard), keys, [identity.id, identity.shards, generation])
@@ -217,6 +220,11 @@ class LedgerStore:
     def servers(self) -> list[Server]:
         """Return all servers that hold the ledger, primaries first. Raises LedgerUnavailableError."""
         return self._connections.servers()
+
+    @property
+    def keeps_sections(self) -> bool:
+        """Whether shards keep sections, as far as is known: then a call takes fewer URLs."""
+        return bool(self._generations) or self._settings.keep_sections
 
     @property
     def kind(self) -> str:

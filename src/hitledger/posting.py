@@ -48,6 +48,10 @@ LOCK_SECONDS = 0.25
 class PostingLedger(HousekeepingLedger, Protocol):
     """What posting asks of the ledger; `LedgerStore` is it."""
 
+    @property
+    def keeps_sections(self) -> bool:
+        """Whether it keeps sections, as far as is known."""
+
     def open(self) -> LedgerIdentity:
         """Look at the ledger anew."""
 
@@ -315,7 +319,7 @@ class Poster:
 
     def _post_file(self, follower: Follower) -> None:
         with follower.writer_gone() as gone:
-            target = follower.size
+            target, follower.with_sections = follower.size, self._store.keeps_sections
         # A writer that goes on in such a file moves on to another once this one is set aside.
         while (gone or not follower.mismatch) and self._follows(follower) and follower.reached < target:
             taken = follower.take(ended=gone)

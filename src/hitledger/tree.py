@@ -17,11 +17,12 @@ from itertools import islice
 
 from hitledger.connections import server_errors
 from hitledger.dispatch import script
+from hitledger.entries import fitting
 from hitledger.errors import LedgerMismatchError
 from hitledger.ledger import LedgerStore, new_generation
 
-FILLED_TOGETHER = 200
-"""URLs that one call puts into their sections: about a millisecond of the server."""
+FILLED_TOGETHER = 1000
+"""URLs that one call puts into their sections at most: some milliseconds of the server."""
 MOST_PASSES = 5
 KEPT, FILLING, ABSENT = "kept", "filling", "absent"
 
@@ -74,8 +75,11 @@ def _fill_all(store: LedgerStore, shard: int, generation: str, progress: Callabl
     # A URL that is there all the while is met at least once; new ones are put in by posting.
     names = (str(name) for name, _ in store.poster(shard).zscan_iter(store.set_key(shard), count=1000))
     while urls := list(islice(names, FILLED_TOGETHER)):
-        fill(store, shard, generation, urls)
-        progress(len(urls))
+        while urls:
+            count = fitting(urls, with_sections=True)
+            fill(store, shard, generation, urls[:count])
+            progress(count)
+            urls = urls[count:]
 
 
 def _parted(text: str) -> tuple[str, str]:

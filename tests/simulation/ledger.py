@@ -298,6 +298,8 @@ class ModelLedger:
 class ModelStore:
     """What `LedgerStore` is to one process."""
 
+    keeps_sections = False
+
     def __init__(self, ledger: ModelLedger, host: ModelHost, machine: Machine) -> None:
         self._ledger = ledger
         self._host = host

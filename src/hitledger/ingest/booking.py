@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from zlib import crc32
 
-from hitledger.entries import MOST_URLS_A_CALL, Batch, Hits, Part, Watermark, shard_of
+from hitledger.entries import MOST_URLS_A_CALL, Batch, Hits, Part, Watermark, fitting, shard_of
 from hitledger.errors import IngestError, LedgerError
 from hitledger.ingest.identity import IngestLedger, KnownLog, raise_rungs
 from hitledger.ingest.lines import Format
@@ -198,11 +198,11 @@ class Booking:
         self.account.add(replace(found.tally.account, counted=0, urls=set()))
         if self.account.urls is not None:
             self.account.urls.update(hash(name) for entries in by_shard for name, _, _ in entries)
-        calls = 0
+        booked = 0
         while batches := [batch for chain in chains for batch in islice(chain, CALLS_TOGETHER)]:
             self._post(batches)
-            calls += len(batches)
-            self.on_progress(min(1, calls * MOST_URLS_A_CALL / found.tally.entries))
+            booked += sum(len(group.urls) + len(group.lines) for batch in batches for group in batch.hits.values())
+            self.on_progress(min(1, booked / found.tally.entries))
         for shard in found.shards:
             self.shards[shard].clean = found.end
         stream.source.keep(needed=False)
@@ -211,20 +211,26 @@ class Booking:
         """Yield the batches that book what a shard lacks of a range, each going on from the one before."""
         mark = self.shards[shard].mark
         begun = mark.part if mark else None
-        many = len(entries) > MOST_URLS_A_CALL or begun is not None
+        at = begun.entries if begun else 0
+        with_sections = self._store.keeps_sections
+        many = begun is not None or fitting((name for name, _, _ in entries), with_sections=with_sections) < len(
+            entries
+        )
         digest = _digest(entries) if many else 0
         if begun and (begun.digest, begun.whole_days_before) != (digest, found.whole_days_before):
             raise LedgerError(
                 f"{self._stream.source.name} was begun with other settings, or by another version of hitledger.",
                 "Run it once with those: a part of what they add up to is booked already.",
             )
-        for at in range(begun.entries if begun else 0, len(entries), MOST_URLS_A_CALL):
+        while at < len(entries):
             piece = entries[at : at + MOST_URLS_A_CALL]
+            piece = piece[: fitting((name for name, _, _ in piece), with_sections=with_sections)]
             hits = (mark.hits if mark else 0) + sum(count for _, _, count in piece)
-            if at + len(piece) == len(entries):
+            at += len(piece)
+            if at == len(entries):
                 wanted = Watermark(found.end, hits, found.end_crc)
             else:
-                part = Part(found.end, at + len(piece), digest, found.whole_days_before)
+                part = Part(found.end, at, digest, found.whole_days_before)
                 wanted = Watermark(found.start, hits, found.start_crc, part=part)
             yield Batch(shard, self.name, mark, wanted, _by_hour(piece))
             mark = wanted

@@ -31,6 +31,10 @@ CANDIDATES = 8
 class IngestLedger(Protocol):
     """What ingesting asks of the ledger; `LedgerStore` is it."""
 
+    @property
+    def keeps_sections(self) -> bool:
+        """Whether it keeps sections, as far as is known."""
+
     def watermarks(self, journals: Sequence[str]) -> dict[str, list[Watermark | None]]:
         """Return watermarks, one a shard."""
 
