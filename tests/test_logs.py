@@ -229,7 +229,7 @@ def web(valkey: Valkey, tmp_path: Path) -> Iterator[Callable[..., tuple[Running,
         environment = {
             "HITLEDGER_REDIS_URL": valkey.url,
             "HITLEDGER_DATA_DIR": str(tmp_path),
-            "HITLEDGER_KEY_PREFIX": f"logs-{port}",
+            "HITLEDGER_KEY_PREFIX": f"test-logs-{port}",
             "HITLEDGER_PORT": str(port),
             "HITLEDGER_WORKERS": "2",
             **settings,

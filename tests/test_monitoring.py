@@ -145,7 +145,7 @@ def monitor(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     port, own_port = free_port(), free_port()
     environment = {
         "HITLEDGER_REDIS_URL": valkey.url, "HITLEDGER_DATA_DIR": str(folder / "data"), "HITLEDGER_WORKERS": "2",
-        "HITLEDGER_PORT": str(port), "HITLEDGER_KEY_PREFIX": "monitored",
+        "HITLEDGER_PORT": str(port), "HITLEDGER_KEY_PREFIX": "test-monitored",
     }  # fmt: skip
     configuration = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
     configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}

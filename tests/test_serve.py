@@ -293,7 +293,7 @@ def test_a_ledger_that_comes_later(short_path: Path, own_valkey: Valkey) -> None
     """With a ledger that is down, the service starts, says so, answers, and posts when the ledger comes."""
     valkey = own_valkey
     valkey.stop()
-    with serving(short_path / "data", HITLEDGER_REDIS_URL=valkey.url) as service:
+    with serving(short_path / "data", HITLEDGER_REDIS_URL=valkey.url, HITLEDGER_KEY_PREFIX="test-serve") as service:
         assert any("Starting without the ledger" in line for line in service.lines)
         for _ in range(10):
             service.get("/api/early/")
@@ -309,20 +309,20 @@ def test_a_ledger_that_comes_later(short_path: Path, own_valkey: Valkey) -> None
 def test_a_ledger_that_is_down_at_the_end(short_path: Path, own_valkey: Valkey) -> None:
     """With a ledger that is down, the end is still within 10 s, is told, and loses nothing."""
     valkey = own_valkey
-    with serving(short_path / "data", HITLEDGER_REDIS_URL=valkey.url) as service:
+    with serving(short_path / "data", HITLEDGER_REDIS_URL=valkey.url, HITLEDGER_KEY_PREFIX="test-serve") as service:
         valkey.stop()
         service.get("/api/late/")
         assert service.end(seconds=10) == 0
         assert "still in the journal" in service.output()
     valkey.start()
-    with serving(short_path / "data", HITLEDGER_REDIS_URL=valkey.url) as service:
+    with serving(short_path / "data", HITLEDGER_REDIS_URL=valkey.url, HITLEDGER_KEY_PREFIX="test-serve") as service:
         assert service.counted() == {"/api/late/": 1}
 
 
 @pytest.mark.slow
 def test_a_ledger_that_does_not_fit_stops_the_start(valkey: Valkey, tmp_path: Path) -> None:
     """A ledger made with other shards is refused in one line, with status 1."""
-    settings = {"HITLEDGER_REDIS_URL": valkey.url, "HITLEDGER_KEY_PREFIX": "misfit"}
+    settings = {"HITLEDGER_REDIS_URL": valkey.url, "HITLEDGER_KEY_PREFIX": "test-misfit"}
     with serving(tmp_path, HITLEDGER_SHARDS="2", **settings) as service:
         service.end()
     with Service(tmp_path, HITLEDGER_SHARDS="3", **settings) as service:
