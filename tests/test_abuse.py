@@ -79,6 +79,7 @@ def is_answered(port: int) -> bool:
         return connection.recv(64).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("idle", "slow"), [(2500, 50), pytest.param(10_000, 200, marks=pytest.mark.slow)], ids=["some", "very many"]
 )

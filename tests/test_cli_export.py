@@ -129,6 +129,7 @@ def test_stats_by_route(place: tuple[Settings, list[str]]) -> None:
     assert [json.loads(line) for line in exported] == first["routes"] + second["routes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [[], ["--unordered"]])
 @pytest.mark.parametrize("kind", ["ndjson", "csv"])
 @pytest.mark.parametrize("rows", [[], ["--under", "/"], ["--prefix", "/a/"], ["--group", "route"]])

@@ -161,6 +161,7 @@ def test_other_settings_in_the_middle_of_a_range_are_refused(
     assert counts_of(store) == naive(LINES)
 
 
+@pytest.mark.slow
 def test_two_at_once_do_not_double(sharded: Settings, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four runs on one log, side by side, count each line once."""
     monkeypatch.setattr(booking, "CALLS_TOGETHER", 1)

@@ -173,6 +173,7 @@ def test_a_ledger_that_is_away_is_waited_for(
     followed.end()
 
 
+@pytest.mark.slow
 def test_the_command_follows_until_it_is_told_to_end(settings: Settings, store: LedgerStore, path: Path) -> None:
     """SIGTERM is the ordinary end: exit status 0 and a summary; killed instead, the next run goes on."""
     append(path, *LINES[:10])

@@ -184,6 +184,7 @@ def test_lines_may_come_in_any_pieces(client: Client, settings: Settings, store:
     assert counts(settings, store) == {f"/{rest}": sum(n for n in range(1, 200) if n % 5 == rest) for rest in range(5)}
 
 
+@pytest.mark.slow
 def test_many_connections_at_once(start: Start, connect: Connect, settings: Settings, store: LedgerStore) -> None:
     """Each connection has the answers to its own lines, however many there are."""
     start()
@@ -220,6 +221,7 @@ class Sender(threading.Thread):
                     self.acknowledged += hits
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_intake(start: Start, connect: Connect, settings: Settings, store: LedgerStore) -> None:
     """What was acknowledged is in the ledger, and no more than was sent; the next start takes the socket over."""
     tally: Tally[str] = Tally()
@@ -240,6 +242,7 @@ def test_kill_9_of_the_intake(start: Start, connect: Connect, settings: Settings
         assert tally[name] <= hits <= most[name]
 
 
+@pytest.mark.slow
 def test_sigterm_drains(start: Start, connect: Connect, path: Path, store: LedgerStore) -> None:
     """What was sent before is counted, answered and posted; the client then sees that no more is taken."""
     intake, client = start(), connect()
@@ -263,6 +266,7 @@ def test_sigterm_drains(start: Start, connect: Connect, path: Path, store: Ledge
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_who_reads_no_answers_is_made_to_wait(
     start: Start, connect: Connect, path: Path, settings: Settings, store: LedgerStore
 ) -> None:
@@ -314,6 +318,7 @@ def test_an_idle_connection_is_closed(
     assert counts(settings, store) == {"/x": 1}
 
 
+@pytest.mark.slow
 def test_the_socket_is_for_its_group(start: Start, path: Path) -> None:
     """Others may not connect, unless the operator says so, whatever the umask is."""
     umask = os.umask(0o077)
@@ -348,6 +353,7 @@ def test_hits_that_cannot_be_journalled_are_not_acknowledged(
     assert counts(settings, store) == {"/x": answers.count(b"ok\n")}
 
 
+@pytest.mark.slow
 def test_a_living_socket_is_refused(path: Path, client: Client) -> None:
     """A second intake says in one line who is there, and the first one goes on."""
     ended = subprocess.run(INTAKE, capture_output=True, text=True, timeout=60, check=False)
@@ -357,6 +363,7 @@ def test_a_living_socket_is_refused(path: Path, client: Client) -> None:
     assert path.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "text"),
     [("file", "is no socket"), ("nowhere/intake.sock", "No such file"), ("x" * 108, "too long")],
@@ -372,6 +379,7 @@ def test_a_socket_that_cannot_be(environment: dict[str, str], short_path: Path, 
     assert (short_path / "file").read_text() == "precious"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "command"),
     [

@@ -244,6 +244,7 @@ def web(valkey: Valkey, tmp_path: Path) -> Iterator[Callable[..., tuple[Running,
         running.__exit__(None, None, None)
 
 
+@pytest.mark.slow
 def test_the_access_log_of_a_service(web: Callable[..., tuple[Running, int]]) -> None:
     """Each request is one line of JSON with its URL, route, status, duration and id; its query is not there."""
     running, port = web(HITLEDGER_ACCESS_LOG="1")

@@ -46,6 +46,7 @@ def panels() -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 @needs_prometheus
 def test_each_alert_is_tested(tmp_path: Path) -> None:
     """Promtool finds the rules sound, their tests pass, and no alert is without one that makes it fire."""

@@ -146,6 +146,7 @@ def test_cursors_come_back(hits: int, url: str, subject: str) -> None:
         decode_cursor(cursor, subject + "x")
 
 
+@pytest.mark.slow
 @examples(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     st.dictionaries(st.text("ab/", min_size=1, max_size=6), st.integers(1, 4), max_size=40),

@@ -89,6 +89,7 @@ def test_the_sum_of_a_page() -> None:
     assert found.split() == ({b"/a/": 3}, {NO_ROUTE: 4, OVERFLOW: 3})
 
 
+@pytest.mark.slow
 @examples(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(raw=hits, asked=times, shards=st.sampled_from([1, 16]), limit=st.integers(1, 4))
 def test_routes_are_as_counted(settings: Settings, raw: list[Hit], asked: Times, shards: int, limit: int) -> None:

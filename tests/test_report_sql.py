@@ -123,6 +123,7 @@ def asked(settings: Settings, shards: int, raw: Raw) -> Iterator[Asked]:
         yield Asked(store, Reports(store, settings, lambda: NOW), sql)
 
 
+@pytest.mark.slow
 @few
 @given(hits, st.sampled_from([1, 3]), ranges, prefixes, st.integers(1, 70))
 def test_windows_and_prefixes(
@@ -159,6 +160,7 @@ def test_single_periods(settings: Settings, raw: Raw, shards: int, kind: str, ag
         assert both.all_rows(query) == expected
 
 
+@pytest.mark.slow
 @few
 @given(hits, st.sampled_from(["America/New_York", "Asia/Tokyo", "Europe/Berlin"]), st.integers(0, 1))
 def test_days_of_a_zone(settings: Settings, raw: Raw, zone: str, days: int) -> None:

@@ -120,6 +120,7 @@ def test_only_so_many_differences_are_named(ours: Settings, kept: LedgerStore, m
     assert differences[-1] == "shard 0: 2 more differences in its sections"
 
 
+@pytest.mark.slow
 def test_a_live_ledger_is_in_balance(ours: Settings, kept: LedgerStore) -> None:
     """While hits on known and new URLs are posted all the time, no audit finds a difference."""
     is_over, rounds = threading.Event(), 0

@@ -82,6 +82,7 @@ def under_way(runs: Runs, run_id: str) -> None:
     wait_until(lambda: (run := runs.get(run_id)) and run.sent)
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_run(runs: Runs, settings: Settings, server: Target) -> None:
     """Every request is sent once, to a path of the run's pool, whichever worker has which part."""
     with worker(settings), worker(settings):
@@ -109,6 +110,7 @@ def test_a_cancelled_run_ends_and_the_next_begins(runs: Runs, settings: Settings
         wait_until(PartQueue(settings).is_empty)
 
 
+@pytest.mark.slow
 def test_a_cancel_is_heard_in_the_middle_of_a_part(runs: Runs, stalling: Settings) -> None:
     """A part whose target is silent hears that its run was cancelled; what was on its way has failed."""
     with worker(stalling):
@@ -181,6 +183,7 @@ def test_tasks_that_were_lost_are_queued_again(runs: Runs, settings: Settings, s
         assert ended(runs, run_id).succeeded == 10
 
 
+@pytest.mark.slow
 def test_a_message_that_comes_twice(runs: Runs, settings: Settings, server: Target) -> None:
     """Each part is carried out once, however often its message comes."""
     with worker(settings):

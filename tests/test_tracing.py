@@ -47,6 +47,7 @@ def ask(port: int, path: str, method: str = "GET", **headers: str) -> Any:
         return json.load(answer)
 
 
+@pytest.mark.slow
 def test_a_test_run_is_one_trace(settings: Settings, token: str | None) -> None:
     """From the POST over the queue and the worker to the answered GETs, every span is in its caller's place."""
     with Receiver() as receiver:
@@ -133,6 +134,7 @@ print([name for name in set(sys.modules) - before if name.startswith("openteleme
 """
 
 
+@pytest.mark.slow
 def test_off_nothing_is_loaded(valkey: Valkey, tmp_path: Path) -> None:
     """While traces are off, we import nothing of OpenTelemetry; redis-py looks at what is installed by itself."""
     with Running([sys.executable, "-c", OFF, valkey.url, str(tmp_path)], {"OTEL_TRACES_EXPORTER": "otlp"}) as program:

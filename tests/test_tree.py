@@ -75,6 +75,7 @@ def test_the_sections_of_a_url(url: str, path: list[str]) -> None:
     assert path_of(url) == path
 
 
+@pytest.mark.slow
 @examples(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=BOOKINGS, after=BOOKINGS, shards=st.sampled_from([1, 3]), from_the_start=st.booleans())
 def test_what_is_kept_equals_what_is_counted(
@@ -91,6 +92,7 @@ def test_what_is_kept_equals_what_is_counted(
     assert tree.generations(store)
 
 
+@pytest.mark.slow
 @examples(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=BOOKINGS, during=BOOKINGS)
 def test_posting_goes_on_while_a_ledger_is_brought_to_have_them(

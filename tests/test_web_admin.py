@@ -62,6 +62,7 @@ def test_each_port_has_its_own(ports: tuple[int, int], token: str | None) -> Non
     assert report["other"]["(unmatched)"] == 0
 
 
+@pytest.mark.slow
 def test_idle_connections_keep_nobody_out_for_long(ports: tuple[int, int]) -> None:
     """Where all places of a process are taken, a connection is closed at once, and the service goes on."""
     port, admin = ports

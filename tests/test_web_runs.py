@@ -197,6 +197,7 @@ def test_reading_preferences() -> None:
     assert Preferences.read("wait=2").applied(waited=False) == ""
 
 
+@pytest.mark.slow
 def test_many_runs_at_once(web: Web) -> None:
     """Fifty runs asked for together outnumber the threads; all end well, and others are served meanwhile."""
     with ThreadPoolExecutor(51) as clients:
