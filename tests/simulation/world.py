@@ -274,9 +274,12 @@ class World:
                 process.poster.post_now()
             except (HitledgerError, OSError):
                 away = self.ledger.down if self.ledger.down and opened and not self.ledger.flaky else ALL
+            # What stands before a torn end is posted once nobody else has the file in hand.
+            others = any(each.busy for each in self.processes if each is not process and each.machine is machine)
             if faults == self._faults(machine) and away != ALL:
                 for log, last in known:
-                    if f"{log.name}.journal" in machine.disk.names and not (log.excused or (away and log.spoilt)):
+                    is_excused = log.excused or (log.spoilt and (away or others))
+                    if f"{log.name}.journal" in machine.disk.names and not is_excused:
                         self._judge_posted(log, "not there for a reader", last + 1, away)
 
         self.start(process, "read", work, 0.5)
