@@ -223,8 +223,11 @@ class ModelLedger:
         """Batches still on their way, whose senders have stopped waiting."""
         self.operator_faults = False
         """True once an operator's hand has taken the ledger back further than a server could."""
-        self.emptied = 0
-        """How often somebody has emptied it."""
+
+    @property
+    def epochs(self) -> list[int]:
+        """How often each shard has fallen back, or was emptied."""
+        return [shard.epoch for shard in self.shards]
 
     def replied(self, shard: Shard) -> None:
         """Note that a script's reply leaves the server: with `appendfsync always` it is on disk by then."""
@@ -274,7 +277,6 @@ class ModelLedger:
             shard.settle()
         self.id = ""
         self.operator_faults = True
-        self.emptied += 1
 
     def replicate(self, shard: Shard, *, wholly: bool = False) -> None:
         """Let a shard's replicas and disks come closer."""
@@ -351,7 +353,7 @@ class ModelStore:
         if not journals:
             return found, away
         _ = self.identity
-        self._host.emptied = self._ledger.emptied
+        self._host.epochs = self._ledger.epochs
         for shard in self._ledger.shards:
             self._host.step("ledger")
             try:

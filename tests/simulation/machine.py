@@ -108,8 +108,8 @@ class ModelHost(Host):
         self.refused = 0
         """How many writes into blocks that are there already the disk has refused."""
         self.dead = False
-        self.emptied = 0
-        """How often the ledger had been emptied when this process last looked at its watermarks."""
+        self.epochs: list[int] = []
+        """How often each shard had fallen back when this process last looked at its watermarks."""
 
     def die(self) -> None:
         """End the process: the kernel closes what it had open."""
@@ -339,7 +339,7 @@ class ModelHost(Host):
             self._machine.logs[new.stem] = inode.log
         self._machine.disk.rename(old.name, new.name)
         if new.name.endswith(".quarantined") and inode.log:
-            self._world.judge_quarantine(inode.log, emptied_since=self.emptied != self._world.ledger.emptied)
+            self._world.judge_quarantine(inode.log, fell_back=self.epochs != self._world.ledger.epochs)
 
     def unlink(self, path: Path) -> None:
         """Delete a file."""

@@ -306,7 +306,7 @@ class World:
 
     def _faults(self, machine: Machine) -> tuple[object, ...]:
         ledger = self.ledger
-        return machine.failed, [shard.epoch for shard in ledger.shards], ledger.changes
+        return machine.failed, ledger.epochs, ledger.changes
 
     def stop(self, process: Process) -> None:
         """End a process in good order."""
@@ -374,10 +374,10 @@ class World:
             if shard.posted_at(log.name, shard.weakest(self.clock)) < last:
                 raise Violation(f"{log.name} was deleted, and a server may come back without it")
 
-    def judge_quarantine(self, log: JournalLog, *, emptied_since: bool) -> None:
+    def judge_quarantine(self, log: JournalLog, *, fell_back: bool) -> None:
         """Judge a file being set aside: all of it that may not be lost must be posted, or was, a moment ago."""
         if not log.excused:
-            if not emptied_since:
+            if not fell_back:
                 self._judge_posted(log, "set aside")
             log.excused = "it was set aside"
 
