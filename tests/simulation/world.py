@@ -419,7 +419,8 @@ class World:
             self.judge_losses(process)
 
     def _judge_log(self, machine: Machine, log: JournalLog) -> None:
-        if log.excused or (log.stubless and self.ledger.operator_faults):
+        is_past_promises = self.ledger.operator_faults or not self.profile.confirms_all
+        if log.excused or (log.stubless and is_past_promises):
             return
         self._judge_posted(log, "there" if f"{log.name}.journal" in machine.disk.names else "gone")
         marks = [shard.marks.get(log.name) for shard in self.ledger.shards]
