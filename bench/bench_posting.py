@@ -58,7 +58,7 @@ def run(*, quick: bool) -> Result:
                 "increments by ZINCRBY": bench.zincrby,
             }
             _add(result, title, interleaved(variants, rounds), bench)
-    peer = "redis-benchmark" if shutil.which("redis-benchmark") else "a socket of our own"
+    peer = Path(shutil.which("redis-benchmark") or shutil.which("valkey-benchmark") or "a socket of our own").name
     result.notes = [
         f"Hot: {hot:,} hits on {HOT_URLS} URLs, {HOT_HITS_A_SECOND:,} in each second.",
         f"Others: {distinct:,} hits, each on another URL, in {SETS} sorted sets.",

@@ -392,6 +392,7 @@ def test_trouble_makes_the_next_one_look_anew(monkeypatch: pytest.MonkeyPatch) -
     servers.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["one_node", pytest.param("redis_server", marks=pytest.mark.slow)])
 def test_the_rights_that_we_name_are_enough(settings: Settings, kind: str, request: pytest.FixtureRequest) -> None:
     """A user with the rules of `hitledger acl` posts, reads, closes files, audits and resets, and no more."""

@@ -52,7 +52,12 @@ class CutStore(LedgerStore):
         raise Cut
 
 
-@pytest.fixture(params=[(1, False), (3, True)], ids=["one shard", "three shards with sections"])
+@pytest.fixture(
+    params=[
+        pytest.param((1, False), id="one shard"),
+        pytest.param((3, True), id="three shards with sections", marks=pytest.mark.slow),
+    ]
+)
 def sharded(request: pytest.FixtureRequest, settings: Settings) -> Settings:
     """Settings for ledgers of one shard, and of several that keep sections."""
     shards, keep_sections = request.param

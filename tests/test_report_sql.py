@@ -148,6 +148,7 @@ def test_windows_and_prefixes(
             assert page.total_urls == len(expected)
 
 
+@pytest.mark.slow
 @few
 @given(hits, st.sampled_from([1, 3]), st.sampled_from(["hour", "day", "month"]), st.integers(0, HOURS_BACK), prefixes)
 def test_single_periods(settings: Settings, raw: Raw, shards: int, kind: str, ago: int, prefix: str) -> None:
@@ -190,6 +191,7 @@ def test_sections(settings: Settings, raw: Raw, shards: int, depth: int, prefix:
         assert both.reports.page(query).total_sections == len(expected)
 
 
+@pytest.mark.slow
 @few
 @given(hits, st.sampled_from([1, 3]), st.sampled_from(["/", "/a/", "/a//", "/product/", "/b/a/", "/-1/"]))
 def test_walking_down_the_tree(settings: Settings, raw: Raw, shards: int, section: str) -> None:
@@ -210,6 +212,7 @@ def test_walking_down_the_tree(settings: Settings, raw: Raw, shards: int, sectio
             assert both.all_rows(Query(prefix=section, limit=5)) == expected
 
 
+@pytest.mark.slow
 @few
 @given(hits, st.sampled_from([1, 3]), st.sampled_from(["a", "/b", "duct/", "-", "none"]), prefixes)
 def test_searches(settings: Settings, raw: Raw, shards: int, text: str, prefix: str) -> None:

@@ -214,6 +214,7 @@ def test_one_service_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_what_a_killed_service_left_is_waited_for(tmp_path: Path) -> None:
     """Where the holder is gone but a process of it is not yet, the next start waits for that."""
     script = (

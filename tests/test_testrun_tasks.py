@@ -174,6 +174,7 @@ def test_the_mark_of_a_killed_worker_vanishes(runs: Runs, stalling: Settings) ->
             runs.start(1)
 
 
+@pytest.mark.slow
 def test_tasks_that_were_lost_are_queued_again(runs: Runs, settings: Settings, store: LedgerStore) -> None:
     """A run whose tasks vanished from the queue is carried out all the same."""
     records = RunRecords(store, WorkerMarks(store))
@@ -213,6 +214,7 @@ def test_a_ledger_that_restarts_in_mid_run(settings: Settings, own_valkey: Valke
     store.close()
 
 
+@pytest.mark.slow
 def test_the_most_that_a_worker_sends(runs: Runs, settings: Settings, server: Target) -> None:
     """A worker's own limit holds, whatever a run's record says."""
     run_id = ""

@@ -45,6 +45,7 @@ def ports(settings: Settings) -> Iterator[tuple[int, int]]:
         assert web.end() == 0
 
 
+@pytest.mark.slow
 def test_each_port_has_its_own(ports: tuple[int, int], token: str | None) -> None:
     """Probes and metrics are on the admin port and not on the service's; nothing else is on the admin port."""
     port, admin = ports
