@@ -13,21 +13,17 @@ local down = ARGV[4] == 'down'
 local range = down and 'ZREVRANGE' or 'ZRANGE'
 
 -- Sorted sets order by bytes. Lua's own `<` asks the server's locale, which may think otherwise.
-local function sorts_below(a, b)
-  for i = 1, math.min(#a, #b) do
-    local x, y = a:byte(i), b:byte(i)
-    if x ~= y then
-      return x < y
-    end
+-- Returns whether another URL is behind the place, and how many bytes the two begin with alike.
+local function is_behind(other, alike)
+  local most = math.min(#other, #url)
+  while alike < most and other:byte(alike + 1) == url:byte(alike + 1) do
+    alike = alike + 1
   end
-  return #a < #b
-end
-
-local function is_behind(other)
+  local x, y = other:byte(alike + 1) or -1, url:byte(alike + 1) or -1
   if down then
-    return sorts_below(other, url)
+    return x < y, alike
   end
-  return sorts_below(url, other)
+  return x > y, alike
 end
 
 local low
@@ -37,13 +33,16 @@ else
   low = redis.call('ZCOUNT', key, '-inf', '(' .. hits)
 end
 local high = low + redis.call('ZCOUNT', key, hits, hits)
--- The first rank in [low, high) that is behind the place.
+-- The first rank in [low, high) that is behind the place. What the place has in common with the
+-- URLs around it, it has with all between them.
+local before, after = 0, 0
 while low < high do
   local middle = math.floor((low + high) / 2)
-  if is_behind(redis.call(range, key, middle, middle)[1]) then
-    high = middle
+  local behind, alike = is_behind(redis.call(range, key, middle, middle)[1], math.min(before, after))
+  if behind then
+    high, after = middle, alike
   else
-    low = middle + 1
+    low, before = middle + 1, alike
   end
 end
 return {low, redis.call(range, key, low, low + wanted - 1, 'WITHSCORES')}
