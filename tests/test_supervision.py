@@ -61,7 +61,9 @@ def test_a_killed_program_starts_again() -> None:
 def test_programs_end_in_reverse_order(number: signal.Signals) -> None:
     """Each of the three signals ends the programs, the last one first, and then the supervisor."""
     scripts = [ENDS_WHEN_ASKED.format(name) for name in ("first", "second")]
-    with Running.python(SUPERVISE, *scripts) as supervisor:
+    # Where the tests themselves were started with nohup, so would it be.
+    heard = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+    with Running.python(heard + SUPERVISE, *scripts) as supervisor:
         supervisor.line_with("runs")
         supervisor.line_with("runs")
         assert supervisor.end(number) == 0
@@ -71,6 +73,18 @@ def test_programs_end_in_reverse_order(number: signal.Signals) -> None:
             "first ends",
             "all have ended",
         ]
+
+
+def test_nohup_is_heard() -> None:
+    """Started with nohup, it goes on after a SIGHUP: a program that is killed then starts again."""
+    deaf = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    with Running.python(deaf + SUPERVISE, ENDS_WHEN_ASKED.format("first")) as supervisor:
+        supervisor.line_with("first runs")
+        os.kill(supervisor.process.pid, signal.SIGHUP)
+        os.kill(min(set(supervisor.left("first runs")) - {supervisor.process.pid}), signal.SIGKILL)
+        supervisor.line_with("starts again")
+        supervisor.line_with("first runs")
+        assert supervisor.end() == 0
 
 
 def test_a_program_that_will_not_end_is_killed() -> None:
