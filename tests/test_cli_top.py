@@ -56,7 +56,7 @@ def on_a_terminal(environment: dict[str, str], *words: str) -> Iterator[pexpect.
     """Run `hitledger` with words on a terminal of 80 by 24."""
     command = ["-m", "hitledger", *words]
     child = pexpect.spawn(
-        sys.executable, command, env=environment, dimensions=(LINES, COLUMNS), encoding="utf-8", timeout=20
+        sys.executable, command, env=environment, dimensions=(LINES, COLUMNS), encoding="utf-8", timeout=60
     )
     try:
         yield child
