@@ -274,7 +274,7 @@ def command_of(caught_by: str | int) -> list[str]:
     """Return the command that runs a mutant's tests."""
     if isinstance(caught_by, int):
         return ["-m", "tests.simulation", "--seeds", str(caught_by), "--jobs", "1", "--first"]
-    return ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", "0", *caught_by.split()]
+    return ["-m", "pytest", "-q", "-x", "-m", "", "-p", "no:cacheprovider", "-n", "0", *caught_by.split()]
 
 
 @dataclass(frozen=True)
