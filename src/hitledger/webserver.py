@@ -98,12 +98,14 @@ def most_connections() -> int:
     return max(1, room - SPARE_DESCRIPTORS)
 
 
-def keep_few_arenas() -> None:
+def share_memory() -> None:
     """Have the threads of this process share memory that they have given back.
 
     By default, glibc keeps what each thread needed most: sixteen times one large page. Under
-    the interpreter's lock, threads hardly wait for each other's arenas. Other C libraries have none.
+    the interpreter's lock, threads hardly wait for each other's arenas. Other C libraries have
+    none. Arrow's own pools, for exports as Parquet, would keep more than a hundred megabytes.
     """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     with suppress(AttributeError):
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 
@@ -111,6 +113,6 @@ def keep_few_arenas() -> None:
 def load_app(settings: Settings, parent: int) -> Flask:
     """Build the application, in a worker that ends when its parent does."""
     die_with(parent)
-    keep_few_arenas()
+    share_memory()
     configure_logging(settings, request_fields)
     return create_app(settings)
