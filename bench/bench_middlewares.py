@@ -38,6 +38,7 @@ from bench.common import (
     seconds_of,
     test_run_paths,
     valkey,
+    wsgi_asker,
 )
 from hitledger import CountHits, CountHitsASGI, routes
 from hitledger.counting import HitCounter
@@ -45,7 +46,7 @@ from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIEnvironment
 
     from hitledger.asgi import Application, Message
 
@@ -93,12 +94,13 @@ def _measure_requests(result: Result, rounds: int) -> None:
     with valkey() as server, scratch() as folder:
         settings = Settings(redis_url=server.url, data_dir=folder)
         counter = HitCounter(settings, LedgerStore(settings))
+        environs, scopes = map(_environ, paths), map(_scope, paths)
         variants: dict[str, Callable[[], float]] = {}
         for name, framework in frameworks.items():
-            asker = _asgi_asker if framework.is_asgi else _wsgi_asker
-            variants[name] = asker(framework.bare, paths)
-            variants[f"{name}, counted"] = asker(framework.counted(counter, by_route=False), paths)
-            variants[f"{name}, by route"] = asker(framework.counted(counter, by_route=True), paths)
+            asker, asked = (_asgi_asker, scopes) if framework.is_asgi else (wsgi_asker, environs)
+            variants[name] = asker(framework.bare, asked)
+            variants[f"{name}, counted"] = asker(framework.counted(counter, by_route=False), asked)
+            variants[f"{name}, by route"] = asker(framework.counted(counter, by_route=True), asked)
         interleaved(variants, 100)
         found = interleaved(variants, rounds)
         counter.stop()
@@ -135,28 +137,6 @@ def _measure_imports(result: Result, rounds: int) -> None:
         result.notes.append(f"By the clock, importing {name} took {number(waited.middle)} ms more ({waited}).")
 
 
-def _wsgi_asker(app: WSGIApplication, paths: Iterator[str]) -> Callable[[], float]:
-    """Return a function that asks once and tells how many microseconds the answer took."""
-
-    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-        assert status == "200 OK", (status, headers, exc_info)
-        return lambda _: None
-
-    def ask(environ: WSGIEnvironment) -> None:
-        body = app(environ, start_response)
-        for _ in body:
-            pass
-        close = getattr(body, "close", None)
-        if close:
-            close()
-
-    def timed() -> float:
-        environ = _environ(next(paths))
-        return 1e6 * seconds_of(lambda: ask(environ))
-
-    return timed
-
-
 def _environ(path: str) -> WSGIEnvironment:
     """Return what PEP 3333 demands, and no more."""
     return {
@@ -167,8 +147,8 @@ def _environ(path: str) -> WSGIEnvironment:
     }  # fmt: skip
 
 
-def _asgi_asker(app: Application, paths: Iterator[str]) -> Callable[[], float]:
-    """Return the same for ASGI: nothing in the way of an answer waits, so that it needs no event loop."""
+def _asgi_asker(app: Application, scopes: Iterator[dict[str, Any]]) -> Callable[[], float]:
+    """Return what `wsgi_asker` does, for ASGI: nothing here waits for anything, so that it needs no event loop."""
 
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
@@ -184,7 +164,7 @@ def _asgi_asker(app: Application, paths: Iterator[str]) -> Callable[[], float]:
         raise AssertionError("the application waits for something")
 
     def timed() -> float:
-        scope = _scope(next(paths))
+        scope = next(scopes)
         return 1e6 * seconds_of(lambda: ask(scope))
 
     return timed

@@ -24,7 +24,18 @@ from flask_limiter import Limiter
 from prometheus_client import CollectorRegistry
 from prometheus_flask_exporter import PrometheusMetrics
 
-from bench.common import Bar, Result, Spread, difference, interleaved, scratch, seconds_of, test_run_paths, valkey
+from bench.common import (
+    Bar,
+    Result,
+    Spread,
+    difference,
+    interleaved,
+    scratch,
+    seconds_of,
+    test_run_paths,
+    valkey,
+    wsgi_asker,
+)
 from hitledger import CountHits
 from hitledger.counting import HitCounter
 from hitledger.journal import JournalWriter
@@ -57,7 +68,8 @@ def run(*, quick: bool) -> Result:
         paths = test_run_paths(1_000)
         bare = {"bare Flask": _flask()}
         variants = {
-            name: _asker(app, itertools.cycle(paths)) for name, app in (bare | peers | observed | steps).items()
+            name: wsgi_asker(app, map(_environ, itertools.cycle(paths)))
+            for name, app in (bare | peers | observed | steps).items()
         }
         interleaved(variants, 100)
         found = interleaved(variants, rounds)
@@ -110,27 +122,6 @@ def _result(found: dict[str, list[float]], peers: list[str], observed: list[str]
         "Steps are what each step of CountHits adds to those before it; their sum is a journal without a lock.",
     ]
     return result
-
-
-def _asker(app: WSGIApplication, paths: Iterator[str]) -> Callable[[], float]:
-    """Return a function that asks once and tells how many microseconds the answer took."""
-
-    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
-        assert status == "200 OK", (status, headers, exc_info)
-        return lambda _: None
-
-    def ask() -> float:
-        environ = _environ(next(paths))
-        began = perf_counter_ns()
-        body = app(environ, start_response)
-        for _ in body:
-            pass
-        close = getattr(body, "close", None)
-        if close:
-            close()
-        return (perf_counter_ns() - began) / 1000
-
-    return ask
 
 
 def _environ(path: str) -> WSGIEnvironment:

@@ -21,9 +21,12 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import quantiles
 from time import perf_counter_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.support import Valkey, wait_until
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
@@ -141,6 +144,27 @@ def seconds_of(work: Callable[[], object]) -> float:
     began = perf_counter_ns()
     work()
     return (perf_counter_ns() - began) / 1e9
+
+
+def wsgi_asker(app: WSGIApplication, environs: Iterator[WSGIEnvironment]) -> Callable[[], float]:
+    """Return a function that asks once and tells how many microseconds the answer took."""
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        assert status == "200 OK", (status, headers, exc_info)
+        return lambda _: None
+
+    def ask() -> float:
+        environ = next(environs)
+        began = perf_counter_ns()
+        body = app(environ, start_response)
+        for _ in body:
+            pass
+        close = getattr(body, "close", None)
+        if close:
+            close()
+        return (perf_counter_ns() - began) / 1000
+
+    return ask
 
 
 def test_run_paths(count: int, seed: int = 1) -> list[str]:

@@ -57,6 +57,14 @@ class Books:
         """Return the journal files, oldest first."""
         return sorted(self.settings.journal_dir.glob("*.journal"))
 
+    def lose(self, hits: int) -> Path:
+        """Have the only file tell of hits that were lost beside it, and return it."""
+        (path,) = self.files()
+        with path.open("r+b") as file:
+            file.seek(journal.TALLY_OFFSET)
+            file.write(journal.make_tally(hits))
+        return path
+
     def close(self) -> None:
         """Close everything."""
         self.poster.close()

@@ -119,10 +119,7 @@ def test_a_record_that_was_skipped_is_named(books: Books) -> None:
 
 def test_losses_and_refusals_are_in_the_balance(books: Books) -> None:
     """What a process could not journal is lost, what was set aside is refused, and it all adds up."""
-    (path,) = books.files()
-    with path.open("r+b") as file:
-        file.seek(journal.TALLY_OFFSET)
-        file.write(journal.make_tally(7))
+    path = books.lose(7)
     copy = path.with_name("0" * 16 + "-" + "0" * 32 + ".quarantined")
     copy.write_bytes(path.read_bytes())
     books.poster.post_now()

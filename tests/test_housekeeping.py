@@ -173,10 +173,7 @@ def test_old_watermarks_are_retired_and_their_files_refused(books: Books, monkey
 def test_losses_and_totals_survive_the_whole_way(books: Books) -> None:
     """Hits that were lost beside a file are known to the ledger after the file is gone."""
     books.note(b"/a")
-    (path,) = books.files()
-    with path.open("r+b") as file:
-        file.seek(journal.TALLY_OFFSET)
-        file.write(journal.make_tally(7))
+    books.lose(7)
     close_file(books)
     assert lost(books) == 7
 
@@ -184,10 +181,7 @@ def test_losses_and_totals_survive_the_whole_way(books: Books) -> None:
 def test_losses_that_a_ledger_forgot_are_told_again_before_a_file_goes(books: Books) -> None:
     """A ledger that was put back and knows of fewer losses, but no fewer hits, hears of them before the file goes."""
     books.note(b"/a")
-    (path,) = books.files()
-    with path.open("r+b") as file:
-        file.seek(journal.TALLY_OFFSET)
-        file.write(journal.make_tally(7))
+    books.lose(7)
     books.journal.close()
     books.poster.round()
     (follower,) = books.poster._followers.values()

@@ -397,10 +397,7 @@ def test_a_lost_reply_doubles_nothing(sharded: Books) -> None:
 def test_losses_reach_the_ledger(books: Books) -> None:
     """Hits that a process could not journal are in the watermark of its file."""
     books.note(b"/a")
-    (path,) = books.files()
-    with path.open("r+b") as file:
-        file.seek(journal.TALLY_OFFSET)
-        file.write(journal.make_tally(7))
+    path = books.lose(7)
     books.poster.post_now()
     mark = books.store.watermarks([path.stem])[path.stem][0]
     assert mark == Watermark(path.stat().st_size, 1, mark.crc if mark else 0, lost=7)
