@@ -221,6 +221,8 @@ def _observed(folder: Path, url: str) -> Iterator[dict[str, WSGIApplication]]:
             "access log": Observed(_flask(), logged),
             "counting": Observed(counted, logged),
         }
+    logged.digest()
+    access_log.flush()  # else its thread finds the descriptor closed, or another file's
     meters.close()
     os.close(log)
 
