@@ -64,6 +64,19 @@ def settings(valkey: Valkey, tmp_path: Path, issuer_of_all: LocalIssuer | None) 
 
 
 @pytest.fixture
+def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What this process, and those that it starts, are told of the test's ledger."""
+    found = {
+        "HITLEDGER_REDIS_URL": str(settings.redis_url),
+        "HITLEDGER_DATA_DIR": str(settings.data_dir),
+        "HITLEDGER_KEY_PREFIX": settings.key_prefix,
+    }
+    for name, text in found.items():
+        monkeypatch.setenv(name, text)
+    return found
+
+
+@pytest.fixture
 def store(settings: Settings) -> Iterator[LedgerStore]:
     """The ledger of `settings`."""
     store = LedgerStore(settings)

@@ -33,19 +33,6 @@ from tests.support import Valkey, wait_until
 
 
 @pytest.fixture
-def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What a counter, here or in another process, is told of the test's ledger."""
-    found = {
-        "HITLEDGER_REDIS_URL": str(settings.redis_url),
-        "HITLEDGER_DATA_DIR": str(settings.data_dir),
-        "HITLEDGER_KEY_PREFIX": settings.key_prefix,
-    }
-    for name, text in found.items():
-        monkeypatch.setenv(name, text)
-    return found
-
-
-@pytest.fixture
 def counter(environment: dict[str, str]) -> Iterator[hitledger.Counter]:
     """A counter with settings from its environment."""
     del environment

@@ -53,19 +53,6 @@ SETUPTOOLS_WITH_PKG_RESOURCES = "setuptools<82"
 
 
 @pytest.fixture
-def environment(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What the applications are told of the test's ledger."""
-    found = {
-        "HITLEDGER_REDIS_URL": str(settings.redis_url),
-        "HITLEDGER_DATA_DIR": str(settings.data_dir),
-        "HITLEDGER_KEY_PREFIX": settings.key_prefix,
-    }
-    for name, text in found.items():
-        monkeypatch.setenv(name, text)
-    return found
-
-
-@pytest.fixture
 def application(environment: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Any]:
     """An example, imported as its server does."""
     del environment

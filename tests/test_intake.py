@@ -78,17 +78,10 @@ def path(short_path: Path) -> Path:
 
 
 @pytest.fixture
-def environment(settings: Settings, path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def environment(environment: dict[str, str], path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What an intake and its clients are told."""
-    found = {
-        "HITLEDGER_REDIS_URL": str(settings.redis_url),
-        "HITLEDGER_DATA_DIR": str(settings.data_dir),
-        "HITLEDGER_KEY_PREFIX": settings.key_prefix,
-        "HITLEDGER_INTAKE_SOCKET": str(path),
-    }
-    for name, text in found.items():
-        monkeypatch.setenv(name, text)
-    return found
+    monkeypatch.setenv("HITLEDGER_INTAKE_SOCKET", str(path))
+    return {**environment, "HITLEDGER_INTAKE_SOCKET": str(path)}
 
 
 Start = Callable[..., Running]
