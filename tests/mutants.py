@@ -162,7 +162,7 @@ MUTANTS = (
            'if b"\\n" in path:', "if False:",
            "tests/test_journal.py::test_a_line_feed_in_a_path_forges_no_record"),
     Mutant("fork keeps the file", "journal.py",
-           "        writer._after_fork_in_child()", "        writer._dirty = False",
+           "        tell_of_forks(self)\n", "",
            "tests/test_journal.py::test_a_forked_process_has_a_file_of_its_own"),
     Mutant("each: record not synced", "journal.py",
            "                self._host.fdatasync(self._fd)\n", "", 300),

@@ -10,10 +10,10 @@ import logging
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable
 
 from hitledger.errors import LedgerError, LedgerUnavailableError
+from hitledger.forks import tell_of_forks
 from hitledger.posting import Poster
 
 log = logging.getLogger("hitledger.posting")
@@ -39,7 +39,7 @@ class Bookkeeper:
         self._starting = threading.Lock()
         self._round_began = float("inf")
         self._behind = False
-        _bookkeepers.add(self)
+        tell_of_forks(self)
 
     def start(self) -> None:
         """Start the threads where this process has none yet: also after a fork."""
@@ -126,17 +126,7 @@ class Bookkeeper:
         self._threads[0].join()
         self._finish()
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
+        """Let go of what is the parent's, and begin anew."""
         # A thread of the parent's may have held it, and is not here to give it back.
         self._starting = threading.Lock()
-
-
-_bookkeepers: weakref.WeakSet[Bookkeeper] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for bookkeeper in list(_bookkeepers):
-        bookkeeper._after_fork_in_child()  # noqa: SLF001 - one module
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

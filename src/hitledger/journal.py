@@ -36,7 +36,6 @@ import logging
 import os
 import re
 import threading
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -46,6 +45,7 @@ from urllib.parse import quote_from_bytes
 from zlib import crc32
 
 from hitledger.errors import DamagedHeaderError, JournalError
+from hitledger.forks import tell_of_forks
 from hitledger.host import Host
 
 log = logging.getLogger("hitledger.journal")
@@ -122,7 +122,7 @@ class JournalWriter:
         self._on_open = on_open
         self._version = PLAIN_VERSION
         self._reset()
-        _writers.add(self)
+        tell_of_forks(self)
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
@@ -350,22 +350,12 @@ class JournalWriter:
                     self._end_file()
             self._over_cap = over
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
+        """Let go of what is the parent's, and begin anew."""
         for fd in {self._fd, self._tally_fd, *self._retired} - {-1}:
             with suppress(OSError):
                 self._host.close(fd)  # the parent's lock stays: it belongs to the open file, not to us
         self._reset()
-
-
-_writers: weakref.WeakSet[JournalWriter] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for writer in list(_writers):
-        writer._after_fork_in_child()  # noqa: SLF001 - one module
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def make_header(name: str, lost: int = 0, version: int = PLAIN_VERSION) -> bytes:

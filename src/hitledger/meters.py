@@ -21,13 +21,13 @@ import os
 import struct
 import threading
 import time
-import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from zlib import crc32
 
+from hitledger.forks import tell_of_forks
 from hitledger.host import Host
 
 log = logging.getLogger("hitledger.meters")
@@ -91,7 +91,7 @@ class Meters:
         self._host = Host()
         self._sources: list[Callable[[], None]] = []
         self._begin()
-        _all_meters.add(self)
+        tell_of_forks(self)
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
@@ -223,7 +223,8 @@ class Meters:
                 self._host.close(self._fd)
             self._fd = -1
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
+        """Let go of what is the parent's, and begin anew."""
         # The file, its lock and its numbers are the parent's.
         self._drop_file()
         self._begin()
@@ -237,14 +238,3 @@ def _rows_of(data: bytes) -> Iterator[Row]:
         if row is None:
             return
         yield row
-
-
-_all_meters: weakref.WeakSet[Meters] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for meters in list(_all_meters):
-        meters._after_fork_in_child()  # noqa: SLF001 - one module
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import Protocol
 from hitledger.entries import LedgerIdentity, Watermark
 from hitledger.errors import JournalError, LedgerError, LedgerUnavailableError
 from hitledger.follower import Follower, Taken, UrlTable
+from hitledger.forks import tell_of_forks
 from hitledger.host import Host
 from hitledger.housekeeping import Housekeeper, HousekeepingLedger
 from hitledger.journal import HEADER_BYTES, SUFFIX
@@ -81,7 +81,7 @@ class Poster:
         self._housekeeper = Housekeeper(settings, store, self._host)
         self._progress = Progress(meters)
         self._reset()
-        _posters.add(self)
+        tell_of_forks(self)
 
     def _reset(self) -> None:
         self._followers: dict[str, Follower] = {}
@@ -198,7 +198,8 @@ class Poster:
             with suppress(OSError):
                 self._host.close(self._lock_fd)
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
+        """Let go of what is the parent's, and begin anew."""
         # The files are shared with the parent, and so would their locks be.
         self._close_files()
         self._reset()
@@ -371,14 +372,3 @@ class Poster:
     def _keep_house(self) -> None:
         for follower in self._housekeeper.keep(list(self._followers.values())):
             self._followers.pop(follower.path.name).close()
-
-
-_posters: weakref.WeakSet[Poster] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for poster in list(_posters):
-        poster._after_fork_in_child()  # noqa: SLF001 - one module
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -12,14 +12,13 @@ few, and never by their path, of which there are as many as clients can think of
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hitledger.forks import tell_of_forks
 from hitledger.meters import Meters
 from hitledger.tracing import TRACE_KEY
 from hitledger.web.requests import ID_KEY
@@ -68,7 +67,7 @@ class Observations:
         """Takes entries that are to be logged."""
         self._begin()
         meters.feed(self.digest)
-        _all_observations.add(self)
+        tell_of_forks(self)
 
     def _begin(self) -> None:
         self._entries: deque[Entry] = deque(maxlen=MOST_WAITING)
@@ -91,7 +90,8 @@ class Observations:
             if self.log:
                 self.log(found)
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
+        """Let go of what is the parent's, and begin anew."""
         self._begin()  # what the parent has noted is its own
 
 
@@ -163,14 +163,3 @@ class _Answer:
                     get("HTTP_TRACEPARENT", ""),
                 )
             )
-
-
-_all_observations: weakref.WeakSet[Observations] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for observations in list(_all_observations):
-        observations._after_fork_in_child()  # noqa: SLF001 - one module
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
