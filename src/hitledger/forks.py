@@ -29,7 +29,7 @@ def _after_fork_in_child() -> None:
     for each in list(_living):
         try:
             each.after_fork_in_child()
-        except Exception:
+        except BaseException:  # whatever one of them meets, the others must begin anew
             log.exception("after a fork, a %s has not begun anew", type(each).__name__)
 
 
