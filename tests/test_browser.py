@@ -283,7 +283,7 @@ def test_one_url_shows_its_history(tab: Tab) -> None:
 
 
 def test_try_a_run_and_cancel_one(tab: Tab) -> None:
-    """A run's progress is followed to its end and listed; another is cancelled; each has an address."""
+    """A run's progress and pace are followed, and its end is listed; another is cancelled; each has an address."""
     tab.go("/runs/")
     tab.page.get_by_label("Requests", exact=True).fill("60")
     tab.page.get_by_role("button", name="Start").click()
@@ -295,6 +295,7 @@ def test_try_a_run_and_cancel_one(tab: Tab) -> None:
     expect(tab.page).to_have_url(re.compile(r"/runs/\?run="))
     tab.page.get_by_label("Requests", exact=True).fill("200000")
     tab.page.get_by_role("button", name="Start").click()
+    expect(tab.page.locator("[data-pace]")).to_have_text(re.compile("[1-9]"), timeout=20_000)
     tab.page.get_by_role("button", name="Cancel").click()
     expect(tab.page.locator("#run .badge")).to_have_text("cancelled", timeout=20_000)
 

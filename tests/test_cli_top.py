@@ -259,7 +259,7 @@ def test_a_shell_completes_commands_and_options() -> None:
 
 @pytest.mark.slow
 def test_a_run_from_the_command_line(settings: Settings, short_path: Path) -> None:
-    """A run is followed to its end; Ctrl-C cancels one; over HTTP and beside the ledger."""
+    """A run is followed to its end, at its pace; Ctrl-C cancels one; over HTTP and beside the ledger."""
     port = free_port()
     environment = environment_of(settings) | {"HITLEDGER_PORT": str(port), "HITLEDGER_WORKERS": "1"}
     with Running([sys.executable, "-m", "hitledger", "serve"], environment, short_path) as running:
@@ -273,7 +273,7 @@ def test_a_run_from_the_command_line(settings: Settings, short_path: Path) -> No
         answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         assert json.loads(answer.stdout)["succeeded"] == 50
         with on_a_terminal(environment, "test", "500000") as child:
-            child.expect_exact("running")
+            child.expect(r"running .* [1-9][0-9,]*/s now")
             child.send("\x03")
             child.expect_exact("cancelled: ")
             child.expect(pexpect.EOF)

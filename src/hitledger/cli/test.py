@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hitledger.cli.output import json_option, print_json
 from hitledger.cli.remote import Place, place_of
+from hitledger.testrun.pace import Pace
 
 LOOK_SECONDS = 0.2
 OPEN = ("queued", "running")
@@ -44,16 +45,16 @@ test.__test__ = False  # type: ignore[attr-defined] # no test, whatever its name
 
 def _follow(place: Place, run: dict[str, Any]) -> dict[str, Any]:
     """Show a run's progress until it has ended."""
+    pace = Pace()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(run["status"], total=run["requested"], rate="")
         while run["status"] in OPEN:
             time.sleep(LOOK_SECONDS)
             run = place.run(run["id"])
-            rate = run["requests_per_second"]
-            progress.update(
-                task, completed=run["sent"], description=run["status"], rate=f"{rate:,.0f}/s" if rate else ""
-            )
+            rate = pace.take(run["sent"]) if run["status"] == "running" else None
+            shown = "" if rate is None else f"{rate:,.0f}/s now"
+            progress.update(task, completed=run["sent"], description=run["status"], rate=shown)
     return run
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from hitledger.dispatch import Command
 from hitledger.entries import shard_of
 from hitledger.ledger import LedgerStore
+from hitledger.testrun.pace import PACE_SECONDS, Paces
 from hitledger.testrun.pool import paths_of
 from hitledger.testrun.run import is_run_id
 from hitledger.web.addresses import live_link, url_link
@@ -26,7 +27,8 @@ def runs_context(desk: Desk, texts: dict[str, str]) -> dict[str, Any]:
     look, services = desk.look(), desk.services
     shown: Shown[list[TestRun]] = look.read("runs", lambda: [TestRun.of(run) for run in services.runs.list(RUNS_SHOWN)])
     run_id = texts.get("run", "")
-    run = look.read(("run", run_id), lambda: _run(desk, run_id)).report if is_run_id(run_id) else None
+    found = look.read(("run", run_id), lambda: _run(desk, run_id)).report if is_run_id(run_id) else None
+    run, pace = found or (None, None)
     climbing = look.read(("climbing", run_id), lambda: hottest(services.store, run.pool)).report if run else None
     return {
         **look.frame(None),
@@ -38,15 +40,21 @@ def runs_context(desk: Desk, texts: dict[str, str]) -> dict[str, Any]:
         "run": run,
         "is_missing": bool(run_id) and run is None,
         "is_open": run is not None and run.status in OPEN,
+        "pace": pace,
+        "pace_seconds": PACE_SECONDS,
         "climbing": climbing or [],
         "most": services.settings.test_max_requests,
         "url_link": url_link,
     }
 
 
-def _run(desk: Desk, run_id: str) -> TestRun | None:
+def _run(desk: Desk, run_id: str) -> tuple[TestRun, float | None] | None:
+    """Return a run, and what it makes in a second just now."""
     found = desk.services.runs.get(run_id)
-    return TestRun.of(found) if found else None
+    if found is None:
+        return None
+    paces: Paces = desk.services.memory.setdefault("paces", Paces())
+    return TestRun.of(found), paces.take(run_id, found.sent)
 
 
 def hottest(store: LedgerStore, pool: Sequence[str]) -> list[tuple[str, int]]:
