@@ -251,7 +251,7 @@ def test_a_cookie_that_was_changed_is_none(client: FlaskClient, store: LedgerSto
 CROSS_SITE = [
     {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Sec-Fetch-Site": "", "Origin": "null"},
     {"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": "http://localhost.evil.example"},
-    {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
+    {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"}, {"Origin": "http://["}, {"Origin": ""},
 ]  # fmt: skip
 
 

@@ -189,6 +189,9 @@ NETWORKS = Settings.from_environment({"HITLEDGER_TRUSTED_PROXIES": "10.0.0.0/8, 
         (NETWORKS, "203.0.113.9", FORWARDED, "203.0.113.9"),
         (NETWORKS, "10.0.0.1", "10.0.0.2", "10.0.0.2"),
         (NETWORKS, "fd00::1", "2001:db8::1", "2001:db8::1"),
+        (NETWORKS, "::ffff:10.0.0.1", FORWARDED, "198.51.100.1"),
+        (NETWORKS, "10.0.0.1", "198.51.100.1, ::ffff:10.0.0.2", "198.51.100.1"),
+        (0, "::ffff:203.0.113.9", "", "203.0.113.9"),
     ],
 )
 def test_proxies_are_believed_as_far_as_they_are_trusted(trusted: Any, peer: str, forwarded: str, client: str) -> None:

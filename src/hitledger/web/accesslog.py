@@ -142,7 +142,7 @@ class AccessLog:
         form, path = self._form, entry.path
         if len(path) > MOST_PATH or not _PLAIN.fullmatch(path):
             path = url_of(path.encode("latin-1", "replace")[:MOST_PATH])
-        client = entry.peer
+        client = entry.peer.removeprefix("::ffff:")  # of an IPv4 client, where the service listens on ::
         if self._trusted:
             client = client_address({"REMOTE_ADDR": client, "HTTP_X_FORWARDED_FOR": entry.forwarded}, self._trusted)
         if not _ADDRESS.fullmatch(client):  # such as that of a Unix socket

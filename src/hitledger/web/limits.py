@@ -181,8 +181,7 @@ def client_of_request(settings: Settings) -> str:
     except ValueError:
         return "unknown"
     if isinstance(address, IPv6Address):
-        mapped = address.ipv4_mapped
-        return str(mapped) if mapped else f"{IPv6Address(int(address) >> V6_SITE_BITS << V6_SITE_BITS)}/{V6_SITE_BITS}"
+        return f"{IPv6Address(int(address) >> V6_SITE_BITS << V6_SITE_BITS)}/{V6_SITE_BITS}"
     return str(address)
 
 

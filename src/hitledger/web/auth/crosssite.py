@@ -33,7 +33,15 @@ def is_cross_site(request: Request, own_hosts: frozenset[str]) -> bool:
     origin = request.headers.get("Origin")
     if origin is None:
         return False
-    return urlsplit(origin).netloc not in own_hosts | {request.host}
+    return _host_of(origin) not in own_hosts | {request.host}
+
+
+def _host_of(origin: str) -> str | None:
+    """Return an origin's host and port; None where it is no origin, which only a program sends."""
+    try:
+        return urlsplit(origin).netloc or None
+    except ValueError:
+        return None
 
 
 def says_where_from(request: Request) -> bool:
