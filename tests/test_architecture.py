@@ -42,6 +42,7 @@ ROOMS = (
         "housekeeping",
         "bookkeeper",
         "audit",
+        "auditor",
         "tree",
         "sectionaudit",
         "routeaudit",

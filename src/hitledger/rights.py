@@ -13,7 +13,7 @@ LEDGER_ADMIN = "ledger:admin"
 RIGHTS = {
     STATS_READ: "read reports, exports and the dashboard",
     TEST_RUN: "start and cancel test runs, and follow them",
-    LEDGER_ADMIN: "change what is in the ledger",
+    LEDGER_ADMIN: "audit the ledger",
 }
 EVERYBODY = "*"
 """In a mapping: every value, so that whoever the issuer vouches for has these rights."""

@@ -195,7 +195,9 @@ class Settings:
     )
 
     limit_stats: str | None = setting(None, rate(), "How often a client may ask for reports. Unset: without limit.")
-    limit_export: str | None = setting(None, rate(), "How often a client may ask for exports. Unset: without limit.")
+    limit_export: str | None = setting(
+        None, rate(), "How often a client may ask for exports and audits. Unset: without limit."
+    )
     limit_test: str | None = setting(None, rate(), "How often a client may start test runs. Unset: without limit.")
     limit_login: str | None = setting(None, rate(), "How often a client may try to log in. Unset: without limit.")
     limit_headers: str = setting(

@@ -132,6 +132,13 @@ class ServicePlace:
             except (OSError, HTTPException) as error:
                 raise ServiceError(f"The export broke off: {error}", "With --output, --resume goes on.") from None
 
+    def audited(self) -> dict[str, Any]:
+        """Have the service audit, and return its report once it is made; blanks come meanwhile."""
+        report = self._ask("GET", "/audit/")
+        if not {"balance", "differences", "shards", "sections", "journals"} <= report.keys():
+            raise ServiceError(f"{self._url} does not answer as hitledger does.", "")
+        return report
+
     def look(self, parameters: dict[str, str]) -> View:
         """Return a page of the report."""
         content = self.page(parameters)

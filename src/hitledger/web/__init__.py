@@ -18,6 +18,7 @@ from hitledger.tracing import start_tracing
 from hitledger.web.accesslog import observations_of
 from hitledger.web.admin import build_admin_app, serve_admin
 from hitledger.web.api import AnythingConverter, api_blueprint
+from hitledger.web.audits import audit_api
 from hitledger.web.auth import install_auth
 from hitledger.web.dashboard import dashboard_blueprint
 from hitledger.web.docs import docs_blueprint
@@ -88,7 +89,7 @@ def build_app(services: Services, tracing: Tracing | None = None) -> Flask:
     pages = dashboard_blueprint(services)
     limits.guard(pages)
     app.register_blueprint(pages)
-    blueprints = [api_blueprint(), stats_api(services), series_api(services), runs_api(services)]
+    blueprints = [api_blueprint(), stats_api(services), series_api(services), audit_api(services), runs_api(services)]
     if services.settings.admin_port is None:
         app.register_blueprint(metrics_blueprint(services))
         blueprints.append(health_api(services))

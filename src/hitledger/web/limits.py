@@ -40,6 +40,7 @@ ENDPOINTS = {
     "series.history": "stats",
     "series.series": "stats",
     "stats.export": "export",
+    "audit.audit": "export",
     "runs.start": "test",
     "dashboard.start_run": "test",
     "auth.sign_in": "login",

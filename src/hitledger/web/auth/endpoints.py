@@ -6,12 +6,13 @@ decide. Names are Flask's: the blueprint's and the function's.
 
 from __future__ import annotations
 
-from hitledger.rights import STATS_READ, TEST_RUN
+from hitledger.rights import LEDGER_ADMIN, STATS_READ, TEST_RUN
 
 OPEN: frozenset[str] = frozenset()
 """Anybody, known or not."""
 READERS = frozenset({STATS_READ})
 RUNNERS = frozenset({TEST_RUN})
+ADMINISTRATORS = frozenset({LEDGER_ADMIN})
 FOLLOWERS = frozenset({STATS_READ, TEST_RUN})
 """A run is followed by whoever may start one, and by whoever may see what it has counted."""
 
@@ -44,6 +45,8 @@ NEEDS = {
     "dashboard.live": READERS,
     "dashboard.one_url": READERS,
     "dashboard.live_url": READERS,
+    # The books. It reads all of them, and names the host's files.
+    "audit.audit": ADMINISTRATORS,
     # Test runs.
     "dashboard.runs": FOLLOWERS,
     "dashboard.live_run": FOLLOWERS,
