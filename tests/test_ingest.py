@@ -299,6 +299,18 @@ def test_an_empty_file_is_nothing_yet(settings: Settings, store: LedgerStore, tm
         assert (report.is_empty, report.trouble) == (True, "")
 
 
+def test_a_log_may_begin_with_empty_lines(settings: Settings, store: LedgerStore, tmp_path: Path) -> None:
+    """Empty lines alone are nothing yet; the lines behind them count, and two such logs are two."""
+    path, other = tmp_path / "access.log", tmp_path / "other.log"
+    whole = log_lines(100)
+    for content in (b"\n\n", b"\n\n" + whole, b"\n\n" + whole * 2):
+        path.write_bytes(content)
+        ingest(settings, store, path)
+    other.write_bytes(b"\n\n" + whole[whole.index(b"\n") :])
+    ingest(settings, store, other)
+    assert counts_of(store) == naive(whole * 2 + other.read_bytes())
+
+
 def test_history_lands_in_its_own_periods(settings: Settings, store: LedgerStore, tmp_path: Path) -> None:
     """Hours, days and months are those of the log; what is older than they are kept counts for all time."""
     now = datetime.now(UTC).replace(minute=30)

@@ -85,6 +85,14 @@ def test_lines_fall_into_the_hour_that_their_zone_says() -> None:
     assert tally_of(lines)[0] == {HOUR - 1: {"/a": 1, "/b": 1}, HOUR: {"/a": 1, "/b": 1, "/c": 1}}
 
 
+@pytest.mark.parametrize(
+    "time", ["01/Jan/0001:00:00:00 +0100", "31/Dec/9999:23:59:59 -0100", "01/Jan/2107:00:00:00 +0000"]
+)
+def test_a_time_that_nobody_keeps_is_a_bad_line(time: str) -> None:
+    """The ends of the calendar, to which a zone's hours cannot be added, and beyond 2106: bad, and no more."""
+    assert tally_of(line("GET /a HTTP/1.1", time=time))[1].bad == {"no time that can be read": 1}
+
+
 def test_times_without_a_zone_are_in_the_one_given() -> None:
     """HAProxy's times name no zone: UTC, or what --tz says."""
     sample = (SAMPLES / "haproxy.log").read_bytes()
@@ -185,9 +193,36 @@ def test_a_decoded_path_is_not_decoded_again() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "sample"),
+    [
+        ("haproxy", 'h: 192.0.2.1:1 [23/Nov/2026:23:00:00.1] f b/s 0/0/0/0/0 200 1 - - ---- 1/1/0/0/0 0/0 "{}"\n'),
+        ("haproxy-clf", 'Nov 23 h haproxy[7]: 192.0.2.1 - - [23/Nov/2026:23:00:00 +0000] "{}" 200 1 "" "" 1 2\n'),
+    ],
+)
+def test_the_escapes_of_haproxy_are_undone(text: str, sample: str) -> None:
+    """HAProxy writes # and two digits where others write a backslash, which is itself in its logs."""
+    requests = ("GET /caf#C3#A9#22?x=#22 HTTP/1.1", "GET /back\\x41\\ HTTP/1.1", "GET /a?b#22 HTTP/1.1")
+    counted = {"/caf%C3%A9%22": 1, "/back%5Cx41%5C": 1, "/a": 1}
+    assert tally_of("".join(map(sample.format, requests)).encode(), text)[0] == {HOUR: counted}
+
+
+def test_a_user_s_name_hides_no_request() -> None:
+    """Whoever signs in as ` [` or with a whole time is counted: nginx logs any name that a client sends."""
+    for name in (" [", " [[] [x", "[23/Nov/2026:22:00:00 +0000] x", " [23/Nov/2026:22:00:00 +0000"):
+        sample = line("GET /a HTTP/1.1").replace(b"- - [", b"- %b [" % name.encode())
+        assert tally_of(sample)[0] == {HOUR: {"/a": 1}}, name
+
+
+def test_what_was_never_answered_is_no_bad_line() -> None:
+    """Envoy writes dashes for the request where it passes on TCP: a status of 0 says that nobody was answered."""
+    hits, account = tally_of(b'[2026-11-23T23:00:00.000Z] "- - -" 0 - - - "-" 9 9 1 - "-"\n', "envoy")
+    assert (hits, account.bad, account.skipped) == ({}, {}, {"never answered": 1})
+
+
 def test_hostile_lines_take_no_longer_than_others() -> None:
     """A megabyte of what the patterns look for is read in one go: this test ends."""
-    for piece in (b'"', b"[", b" [", b'\\"', b"GET /", b" - ", b"/", b"?"):
+    for piece in (b'"', b"[", b" [", b" [23/Nov/2026:23:00:00 +0000", b'\\"', b"GET /", b" - ", b"/", b"?"):
         _, account = tally_of(piece * (2**20 // len(piece)) + b"\n")
         assert account.lines == 1
 
@@ -197,8 +232,15 @@ def test_json_bytes_that_are_no_utf_8_stay_what_they_are() -> None:
     text = json.dumps({"ts": 1795474800, "request": {"method": "GET", "uri": "/X"}, "status": 200}).encode()
     assert tally_of(text.replace(b"/X", b"/\xff") + b"\n", "json")[0] == {HOUR: {"/%FF": 1}}
     bad = [b"[1]", b"{", b'{"ts": 1}', b'{"ts": true, "uri": "/", "status": 200}', b"[" * 10**5]
+    bad += [b'{"ts": %b, "uri": "/", "status": 200}' % time for time in (b"1e999", b"-1e999", b"NaN", b"9" * 999)]
     _, account = tally_of(b"\n".join(bad) + b"\n", "json")
-    assert account.bad == {"not in the format": 5}
+    assert account.bad == {"not in the format": 9}
+
+
+def test_json_times_may_be_in_seconds_or_in_parts_of_them() -> None:
+    """Caddy writes seconds, milliseconds or nanoseconds, as it is told to."""
+    for time in ("1795474800.9", "1795474800999", "1795474800999999", "1795474800999999999"):
+        assert tally_of(b'{"ts": %b, "uri": "/a", "status": 200}\n' % time.encode(), "json")[0] == {HOUR: {"/a": 1}}
 
 
 def test_escapes_are_undone() -> None:

@@ -52,11 +52,12 @@ REQUESTS = (
     b"DELETE /gone/for/good HTTP/1.1\r\nHost: h\r\n\r\n",
     b"GET /" + b"8" * 8000 + b" HTTP/1.1\r\nHost: h\r\n\r\n",
     b"GET / HTTP/1.0\r\n\r\n",
+    b"GET /user HTTP/1.1\r\nHost: h\r\nAuthorization: Basic YSBbYjp4\r\n\r\n",  # a [b:x
     b'GET /forged HTTP/1.1\r\nHost: h\r\nReferer: " 200 1\\n1 - [23/Nov/2026:23:00:00 +0000] "GET /x HTTP/1.1\r\n\r\n',
 )
 EXPECTED = {
     "/plain": 2, "/quo%22te%5Cback": 1, "/caf%C3%A9/%E2%98%83": 2, "/byte%FF%FE": 1, "/absolute": 1,
-    "//double//slash/": 1, "(unmatched)": 1, "(oversized)": 1, "/": 1, "/forged": 1,
+    "//double//slash/": 1, "(unmatched)": 1, "(oversized)": 1, "/": 1, "/forged": 1, "/user": 1,
 }  # fmt: skip
 GARBAGE = (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\r\n\r\nnonsense\r\n\r\n")
 

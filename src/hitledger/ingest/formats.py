@@ -15,18 +15,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 
 from hitledger.errors import SettingsError
 from hitledger.ingest import times
 from hitledger.ingest.jsonlines import JsonFormat
 from hitledger.ingest.lines import NOT_IN_FORMAT, Format, Request
-from hitledger.ingest.targets import NO_ANSWER, NotCountedError, target_of, unescape
+from hitledger.ingest.targets import NO_ANSWER, NotCountedError, target_of, unescape, unescape_hashes
 
 TEXTS = {
     "common": '$client [$time_local] "$request" $status',
     "haproxy": '$client [$time_local] $frontend $backend $timers $status $bytes $rest "$request"',
+    "haproxy-clf": '$syslog haproxy[$process]: $client [$time_local] "$request" $status',
     "envoy": '[$time_iso8601] "$request" $status',
     "alb": '$type $time_iso8601 $elb $client $target $t1 $t2 $t3 $status $target_status $received $sent "$request"',
 }
@@ -49,6 +50,7 @@ _STATUS = rb"(?P<status>\d{3})"
 _FOUND = rb"(?:[1235]\d\d|4(?:[1-9]\d|0[0-36-9]))"
 """Answers that count by path whatever the settings: all but 404 and 405."""
 _SLOW_STATUS = rb"(?P<status>\d{3}|-?\d|-)"
+_NAMED = re.compile(rb"\(\?P<\w+>")
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 _NO_STATUS = (b"-", b"0", b"-1", b"000")
 
@@ -70,13 +72,42 @@ class TextFormat:
         pieces = pieces[: last + 1]
         self.is_path = target == "uri"
         self.pieces, self.time, self.wanted, self.target = pieces, time, wanted, target
-        before, path, behind = _shape(pieces, wanted, target, {time: _TIMES[time], "status": _STATUS})
+        self.has_hashes = name.startswith("haproxy")
+        """Whether bytes are escaped as `#22`, as HAProxy does, and not as `\x22`."""
+        before, path, behind = self.shape({time: _TIMES[time], "status": _STATUS})
         self._lines = re.compile(before + rb"(?P<target>" + path + rb")" + behind + rb"[^\n]*+\n|(?P<odd>[^\n]*+\n)")
         patient = {time: _TIMES[time], "status": _SLOW_STATUS}
-        before, path, behind = _shape(pieces, wanted, target, patient, patient=True)
+        before, path, behind = self.shape(patient, patient=True)
         self._line = re.compile(before + rb"(?P<text>" + path + rb")" + behind, re.DOTALL)
         order = ("time", "zone", "target", "status", "odd")
         self._places = [self._lines.groupindex.get(each) for each in order]
+
+    def shape(self, known: dict[str, bytes], *, patient: bool = False) -> tuple[bytes, bytes, bytes]:
+        """Return the patterns of what stands before a line's target, of the target, and of what stands behind it.
+
+        `known` has those of the variables that are wanted besides. With patience, the target is all
+        that stands in its place, whatever its shape.
+        """
+        parts, path = [b"", b""], b""
+        for at, (variable, text) in enumerate(self.pieces):
+            literal = text.encode()
+            if variable == self.target:
+                before, path, behind = (b"", _up_to(literal), b"") if patient else _TARGETS[variable]
+                parts = [parts[0] + before, (b"" if patient or not self.has_hashes else b"(?!#)") + behind]
+            elif variable in self.wanted:
+                parts[bool(path)] += known[variable] + (_DELIMITED if variable == "status" else b"")
+            elif variable:
+                parts[bool(path)] += _up_to(literal, self._time_behind(at, known) if patient else b"")
+            parts[bool(path)] += re.escape(literal)
+        return parts[0], path, parts[1]
+
+    def _time_behind(self, at: int, known: dict[str, bytes]) -> bytes:
+        """Return the pattern of a time that follows a piece and of the text behind it; nothing where none follows.
+
+        The user's name, which stands before it and is anyone's to choose, may look like its beginning.
+        """
+        variable, text = self.pieces[at + 1] if at + 1 < len(self.pieces) else ("", "")
+        return _NAMED.sub(rb"(?:", known[variable]) + re.escape(text.encode()) if variable == self.time else b""
 
     def first_time(self, lines: bytes) -> tuple[bytes, bytes] | None:
         """Return time and zone of the first of these lines; None where it is not in the expected shape."""
@@ -105,10 +136,10 @@ class TextFormat:
             raise NotCountedError(NOT_IN_FORMAT)
         words = match.groupdict(b"")
         status = words.get("status", b"")
-        text = unescape(words["text"])
-        target = target_of(text) if self.target == "request" else text
         if status in _NO_STATUS:
             raise NotCountedError(NO_ANSWER, bad=False)
+        text = (unescape_hashes if self.has_hashes else unescape)(words["text"])
+        target = target_of(text) if self.target == "request" else text
         return Request(words["time"], words["zone"], target, status, self.is_path)
 
 
@@ -120,28 +151,6 @@ def _pieces(text: str) -> list[tuple[str, str]]:
     return pieces
 
 
-def _shape(
-    pieces: Sequence[tuple[str, str]], wanted: set[str], target: str, known: dict[str, bytes], *, patient: bool = False
-) -> tuple[bytes, bytes, bytes]:
-    """Return the patterns of what stands before a line's target, of the target, and of what stands behind it.
-
-    `known` has those of the variables that are wanted besides. With patience, the target is all
-    that stands in its place, whatever its shape.
-    """
-    parts, path = [b"", b""], b""
-    for variable, text in pieces:
-        literal = text.encode()
-        if variable == target:
-            before, path, behind = (b"", _up_to(literal), b"") if patient else _TARGETS[target]
-            parts = [parts[0] + before, behind]
-        elif variable in wanted:
-            parts[bool(path)] += known[variable] + (_DELIMITED if variable == "status" else b"")
-        elif variable:
-            parts[bool(path)] += _up_to(literal)
-        parts[bool(path)] += re.escape(literal)
-    return parts[0], path, parts[1]
-
-
 @lru_cache(maxsize=64)
 def _hour_pattern(form: TextFormat, hour: bytes, zone: bytes) -> re.Pattern[bytes]:
     r"""Return the pattern that gives one word a line: its target, or the whole line with its line feed.
@@ -151,17 +160,17 @@ def _hour_pattern(form: TextFormat, hour: bytes, zone: bytes) -> re.Pattern[byte
     all, so that only within a line, never at its beginning, can a path be what is found.
     """
     time = re.escape(hour) + rb"\d\d:\d\d(?:[.,]\d++)?+" + re.escape(zone)
-    before, path, behind = _shape(form.pieces, form.wanted, form.target, {form.time: time, "status": _FOUND})
+    before, path, behind = form.shape({form.time: time, "status": _FOUND})
     in_shape = rb"(?:" + before + rb"(?=" + path + behind + rb"))?+"
     word = rb"((?<=[^\n])" + path + rb"|[^\n]*+\n)"
     return re.compile(in_shape + word + rb"(?:(?<!\n)[^\n]*+\n|(?<=\n))")
 
 
-def _up_to(literal: bytes) -> bytes:
-    """Return a pattern for everything before a text, or before the line's end where there is none."""
+def _up_to(literal: bytes, behind: bytes = b"") -> bytes:
+    """Return a pattern for everything before a text with `behind` behind it, or before the line's end without one."""
     if not literal:
         return rb"[^\n]*+"
-    first, rest = re.escape(literal[:1]), re.escape(literal[1:])
+    first, rest = re.escape(literal[:1]), re.escape(literal[1:]) + behind
     if literal.startswith(b'"'):
         return rb'(?:[^"\\\n]++|\\.)*+'  # within quotes, a quote is escaped
     if not rest:
@@ -189,5 +198,5 @@ def format_of(text: str) -> Format:
 def built_in() -> Iterator[Format]:
     """Yield the built-in formats, the most particular first."""
     yield JsonFormat()
-    for name in ("alb", "haproxy", "envoy", "common"):
+    for name in ("alb", "haproxy", "haproxy-clf", "envoy", "common"):
         yield format_of(name)

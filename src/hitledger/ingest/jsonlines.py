@@ -31,7 +31,8 @@ TARGETS = ("request.uri", "RequestPath", "request_uri", "requestUri", "path", "u
 REQUESTS = ("request", "request_line", "requestLine")
 METHODS = ("request.method", "RequestMethod", "method", "request_method", "requestMethod")
 STATUSES = ("status", "DownstreamStatus", "response_code", "status_code", "statusCode", "http_status")
-_MILLISECONDS_FROM = 10**11
+_NO_SECONDS_FROM = 10**11
+"""A time as large as this is in thousandths of a second, or of those, or of those: Caddy's `unix_nano`."""
 
 
 class JsonFormat:
@@ -68,14 +69,14 @@ class JsonFormat:
             if not isinstance(content, dict):
                 raise NotCountedError(NOT_IN_FORMAT)
             time = cut(_time_text(_first(content, TIMES)))
-            target, status = _target(content), _bytes(_first(content, STATUSES))
-        except (ValueError, RecursionError):  # UnicodeError is one
+            status = _bytes(_first(content, STATUSES))
+            if time is None or not status.removeprefix(b"-").isdigit():
+                raise NotCountedError(NOT_IN_FORMAT)
+            if len(status) < 3:
+                raise NotCountedError(NO_ANSWER, bad=False)
+            return Request(*time, _target(content), status)
+        except (ValueError, OverflowError, RecursionError):  # UnicodeError is a ValueError
             raise NotCountedError(NOT_IN_FORMAT) from None
-        if time is None or not status.removeprefix(b"-").isdigit():
-            raise NotCountedError(NOT_IN_FORMAT)
-        if len(status) < 3:
-            raise NotCountedError(NO_ANSWER, bad=False)
-        return Request(*time, target, status)
 
 
 def _split(lines: bytes) -> list[bytes]:
@@ -106,8 +107,9 @@ def _first(content: dict[str, Any], names: Sequence[str]) -> Any:
 
 def _time_text(value: Any) -> bytes:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = value / 1000 if value >= _MILLISECONDS_FROM else value
-        return b"%d" % int(seconds)
+        for _ in range(3):
+            value = value / 1000 if value >= _NO_SECONDS_FROM else value
+        return b"%d" % int(value)
     return _bytes(value)
 
 

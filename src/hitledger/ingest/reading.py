@@ -256,14 +256,21 @@ class LogStream:
         self._within_line = False
 
     def first_line(self) -> bytes:
-        """Return the log's first line, without taking it; nothing where it has none yet that is whole."""
+        """Return the log up to the end of its first line that is not empty, without taking it.
+
+        Nothing where it has none yet that is whole.
+        """
         assert self.offset == 0
-        at = 0
-        while (end := self._ahead.find(b"\n", at)) < 0 and len(self._ahead) <= MOST_LINE_BYTES:
+        start = at = 0
+        while len(self._ahead) <= MOST_LINE_BYTES:
+            if start == at:
+                start = at = len(self._ahead) - len(self._ahead[at:].lstrip(b"\n"))
+            if (end := self._ahead.find(b"\n", at)) >= 0:
+                return self._ahead[:end]
             at = len(self._ahead)
             if not self._fill(patient=True):
-                return self._ahead if self.source.is_whole else b""
-        return self._ahead[:end] if end >= 0 else self._ahead
+                return self._ahead if self.source.is_whole and start < at else b""
+        return self._ahead
 
     def beginning(self, count: int) -> bytes:
         """Return the whole lines in so many first bytes without taking them, or what there is of the first."""

@@ -24,6 +24,7 @@ CACHE_ENTRIES = 500_000
 _REQUEST = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (.+?)( HTTP/\d(?:\.\d)?)?", re.DOTALL)
 _ADDRESS = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _ESCAPE = re.compile(rb"\\(x[0-9A-Fa-f]{2}|.)", re.DOTALL)
+_HASH_ESCAPE = re.compile(rb"#([0-9A-Fa-f]{2})")
 _PLAIN_ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"b": b"\b", b"v": b"\v", b"f": b"\f"}
 
 
@@ -46,6 +47,11 @@ def unescape(text: bytes) -> bytes:
         return bytes([int(found[1:], 16)]) if len(found) == 3 else _PLAIN_ESCAPES.get(found, found)
 
     return _ESCAPE.sub(plain, text)
+
+
+def unescape_hashes(text: bytes) -> bytes:
+    """Undo what HAProxy writes for quotes, hashes and bytes that are not ASCII: #22 and the like."""
+    return _HASH_ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), text)
 
 
 def target_of(request: bytes) -> bytes:

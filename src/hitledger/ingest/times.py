@@ -48,15 +48,19 @@ class Minutes:
         return found
 
     def _read(self, time: bytes, zone: bytes) -> int:
-        if time.isdigit():
-            minute = int(time) // 6
-        else:
-            moment = self._moment(time)
-            moment = moment.replace(tzinfo=self._default) if not zone else moment - _offset(zone)
-            minute = int(moment.timestamp() if not zone else moment.replace(tzinfo=UTC).timestamp()) // 60
+        minute = int(time) // 6 if time.isdigit() else int(self._aware(time, zone).timestamp()) // 60
         if not _LEAST_MINUTE <= minute <= _MOST_MINUTE:
             raise ValueError("a time outside 1970 to 2106")
         return minute
+
+    def _aware(self, time: bytes, zone: bytes) -> datetime:
+        moment = self._moment(time)
+        if not zone:
+            return moment.replace(tzinfo=self._default)
+        try:
+            return moment.replace(tzinfo=UTC) - _offset(zone)
+        except OverflowError as error:
+            raise ValueError("a time outside the years 1 to 9999") from error
 
     def _moment(self, time: bytes) -> datetime:
         if b"/" in time:
