@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.support import Valkey, free_port, wait_until
+from tests.ports import free_port
+from tests.support import Valkey, wait_until
 
 from bench.common import Result, Spread, interleaved, scratch, seconds_of
 from hitledger.entries import Batch, Watermark

@@ -11,7 +11,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 from tests.books import Books
-from tests.processes import Running, free_port
+from tests.ports import free_port
+from tests.processes import Running
 
 from bench.common import Result, scratch, test_run_paths, valkey
 from hitledger import journal

@@ -11,7 +11,6 @@ import os
 import platform
 import random
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -190,13 +189,6 @@ def valkey(*options: str) -> Iterator[Valkey]:
             yield server
         finally:
             server.stop()
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback address that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -18,9 +18,10 @@ from itertools import islice
 from pathlib import Path
 from zlib import crc32
 
+from tests.ports import free_port
 from tests.support import Valkey
 
-from bench.common import free_port, program
+from bench.common import program
 from hitledger.ledger import LedgerStore
 from hitledger.periods import Period
 from hitledger.settings import Settings

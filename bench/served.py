@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask
+from tests.ports import free_port
 
-from bench.common import free_port, program
+from bench.common import program
 from hitledger.middleware import CountHits
 from hitledger.web import create_app
 from hitledger.web.observed import Observed

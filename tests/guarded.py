@@ -28,9 +28,10 @@ from hitledger.acl import BROKER, DEFAULT, LIMITS, users
 from hitledger.settings import Settings
 from tests.certificates import Certificates, make_certificates
 from tests.issuer import LocalIssuer
+from tests.ports import free_port
 from tests.proxy import CAREFUL, Proxy
 from tests.servers import Server
-from tests.support import Valkey, free_port
+from tests.support import Valkey
 
 GUARDED = bool(os.environ.get("GUARDED"))
 PASSWORD = "a password of the tests' @/: own"

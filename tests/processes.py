@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -118,11 +117,3 @@ def _command(entry: Path) -> str:
     with suppress(OSError):
         return (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
     return ""
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -27,7 +27,8 @@ from redis.crc import key_slot
 from redis.retry import Retry
 
 from hitledger.embedded import valkey_binary
-from tests.support import free_port, wait_until
+from tests.ports import free_port
+from tests.support import wait_until
 
 SLOTS = 16384
 NODE_TIMEOUT_MS = 1000

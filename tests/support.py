@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -29,14 +28,6 @@ def wait_until(found: Callable[[], Found | None], seconds: float = 20.0, pause: 
             return value
         time.sleep(pause)
     raise AssertionError(f"not within {seconds} s: {found}")
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Valkey:

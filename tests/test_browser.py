@@ -17,7 +17,8 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from tests.browsing import FLAGS, chromium
-from tests.processes import Running, free_port
+from tests.ports import free_port
+from tests.processes import Running
 from tests.support import Valkey
 
 pytestmark = [

@@ -25,7 +25,8 @@ from hitledger.errors import ServiceError
 from hitledger.journal import PATH, JournalWriter
 from hitledger.settings import Settings
 from hitledger.web import create_app
-from tests.processes import Running, free_port
+from tests.ports import free_port
+from tests.processes import Running
 
 LINES, COLUMNS = 24, 80
 

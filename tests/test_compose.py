@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support import free_port, wait_until
+from tests.ports import free_port
+from tests.support import wait_until
 
 ROOT = Path(__file__).parent.parent
 CAPABILITIES = "0000000000000000"

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from tests.ports import free_port
 from tests.processes import Running
-from tests.support import Valkey, free_port, wait_until
+from tests.support import Valkey, wait_until
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -23,7 +23,8 @@ from hitledger.ledger import LedgerStore
 from hitledger.posting import Poster
 from hitledger.settings import Settings
 from tests.books import counts_of, routes_of
-from tests.processes import Running, free_port
+from tests.ports import free_port
+from tests.processes import Running
 from tests.support import wait_until
 
 FOLDER = Path(__file__).parent.parent / "examples"

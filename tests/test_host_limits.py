@@ -29,9 +29,10 @@ from hitledger.posting import Poster
 from hitledger.serve import answers_http
 from hitledger.settings import Settings
 from tests.books import Books, counts_of
+from tests.ports import free_port
 from tests.processes import Running
 from tests.storm.service import WEB_COMMAND, Service
-from tests.support import Valkey, free_port, wait_until
+from tests.support import Valkey, wait_until
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

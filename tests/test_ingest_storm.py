@@ -21,7 +21,8 @@ from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 from tests.ingest_storm import IngestStorm
 from tests.logs import counts_of
-from tests.support import free_port, wait_until
+from tests.ports import free_port
+from tests.support import wait_until
 
 NGINX = """\
 daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;

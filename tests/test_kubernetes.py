@@ -20,8 +20,9 @@ from hitledger.ledger import LedgerStore
 from hitledger.serve import answers_http
 from hitledger.settings import PREFIX, Settings
 from tests.kustomize import Manifest, containers_of, render
+from tests.ports import free_port
 from tests.processes import Running
-from tests.support import free_port, wait_until
+from tests.support import wait_until
 
 FOLDER = Path(__file__).parent.parent / "deploy" / "kubernetes"
 OVERLAYS = ("base", "overlays/single-node", "overlays/production")

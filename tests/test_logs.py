@@ -27,7 +27,8 @@ from hitledger.web import create_app
 from hitledger.web.accesslog import AccessLog
 from hitledger.web.observed import Entry
 from hitledger.web.requests import request_fields
-from tests.processes import Running, free_port
+from tests.ports import free_port
+from tests.processes import Running
 from tests.support import Valkey, wait_until
 
 ANY_TEXT = st.text(st.characters(codec=None, categories=None))

@@ -21,7 +21,8 @@ import yaml
 
 from hitledger.serve import answers_http
 from hitledger.settings import Settings
-from tests.processes import Running, free_port
+from tests.ports import free_port
+from tests.processes import Running
 from tests.support import Valkey, wait_until
 
 ROOT = Path(__file__).parent.parent

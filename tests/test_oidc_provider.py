@@ -15,7 +15,8 @@ import requests
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.browsing import FLAGS, chromium
-from tests.processes import Running, free_port
+from tests.ports import free_port
+from tests.processes import Running
 from tests.support import Valkey
 
 pytestmark = [

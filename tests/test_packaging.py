@@ -15,8 +15,9 @@ import requests
 
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
+from tests.ports import free_port
 from tests.processes import Running
-from tests.support import free_port, wait_until
+from tests.support import wait_until
 
 ROOT = Path(__file__).parent.parent
 

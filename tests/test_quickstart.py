@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.ports import free_port
 from tests.processes import Running
-from tests.support import free_port, wait_until
+from tests.support import wait_until
 
 ROOT = Path(__file__).parent.parent
 

@@ -28,7 +28,8 @@ from hitledger.ledger import LedgerStore
 from hitledger.serve import address_of, check_port, hold_data_folder, shown_url
 from hitledger.settings import Settings
 from tests.guarded import start_valkey
-from tests.processes import Running, free_port
+from tests.ports import free_port
+from tests.processes import Running
 from tests.support import Valkey, wait_until
 
 

@@ -10,7 +10,7 @@ import pytest
 from hitledger.errors import RunError
 from hitledger.testrun import load as load_module
 from hitledger.testrun.load import Load
-from tests.processes import free_port
+from tests.ports import free_port
 from tests.testruns import OK, target
 
 

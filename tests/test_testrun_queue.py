@@ -9,7 +9,7 @@ import pytest
 from hitledger.errors import RunUnavailableError, SettingsError
 from hitledger.settings import Settings
 from hitledger.testrun.queue import PartQueue, kombu_url
-from tests.processes import free_port
+from tests.ports import free_port
 from tests.support import Valkey
 
 

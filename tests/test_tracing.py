@@ -19,7 +19,8 @@ from hitledger.settings import Settings
 from hitledger.tracing import start_tracing
 from hitledger.tracing.spans import TRACED_REQUESTS, exporters_of
 from tests.credentials import bearer
-from tests.processes import Running, free_port
+from tests.ports import free_port
+from tests.processes import Running
 from tests.receiver import ReceivedSpan, Receiver
 from tests.support import Valkey, wait_until
 from tests.testruns import environment_of

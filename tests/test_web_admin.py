@@ -19,7 +19,8 @@ from hitledger.settings import Settings
 from hitledger.web import create_app
 from hitledger.web.admin import MOST_CONNECTIONS, serve_admin
 from tests.credentials import bearer
-from tests.processes import Running, free_port
+from tests.ports import free_port
+from tests.processes import Running
 from tests.support import wait_until
 from tests.testruns import environment_of
 

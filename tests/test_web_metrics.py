@@ -21,7 +21,8 @@ from hitledger.serve import answers_http
 from hitledger.settings import Settings
 from hitledger.web import create_app
 from hitledger.web.services import Services
-from tests.processes import Running, free_port
+from tests.ports import free_port
+from tests.processes import Running
 from tests.support import Valkey, wait_until
 
 

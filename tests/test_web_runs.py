@@ -26,7 +26,8 @@ from hitledger.web.runs import MOST_WAITING, Preferences, WaitingRoom
 from tests.credentials import bearer
 from tests.guarded import guarded
 from tests.issuer import LocalIssuer
-from tests.processes import Running, free_port
+from tests.ports import free_port
+from tests.processes import Running
 from tests.support import Valkey, wait_until
 from tests.testruns import environment_of, worker
 

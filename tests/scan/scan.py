@@ -19,8 +19,8 @@ from hitledger.embedded import EmbeddedValkey
 from hitledger.ledger import LedgerStore
 from hitledger.rights import RIGHTS
 from hitledger.settings import Settings
+from tests.ports import free_port
 from tests.processes import Running
-from tests.support import free_port
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
 ROOT = Path(__file__).parent.parent.parent

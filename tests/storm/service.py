@@ -20,8 +20,9 @@ from hitledger.embedded import EmbeddedValkey
 from hitledger.serve import answers_http
 from hitledger.settings import Settings
 from hitledger.supervision import die_with
+from tests.ports import free_port
 from tests.proxy import Proxy
-from tests.support import free_port, wait_until
+from tests.support import wait_until
 
 JOURNAL_FILE_BYTES = (65536, 4096, 2**20, 262144)
 """What a web service is started with by turns; the smallest holds some fifty hits."""
