@@ -12,14 +12,20 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import HealthCheck
+from hypothesis import settings as examples
 
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 from hitledger.web import create_app
 from tests.guarded import GUARDED, guarded, start_valkey, tokens_sent
 from tests.issuer import LocalIssuer
-from tests.support import Clients, Valkey
+from tests.support import Clients, Valkey, clear_of_a_turn
 
+# A busy machine makes no test fail, and the same commit is asked the same questions each time:
+# `--hypothesis-profile=default` asks others.
+examples.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+examples.load_profile("same")
 _prefixes = itertools.count()
 
 
@@ -61,6 +67,12 @@ def settings(valkey: Valkey, tmp_path: Path, issuer_of_all: LocalIssuer | None) 
     """Settings with a journal and a ledger of the test's own."""
     made = Settings(redis_url=valkey.url, data_dir=tmp_path / "data", key_prefix=f"test-{next(_prefixes)}")
     return guarded(made, issuer_of_all) if issuer_of_all else made
+
+
+@pytest.fixture
+def one_hour() -> None:
+    """Let no hour, day or month turn in the middle of a test that compares with now."""
+    clear_of_a_turn()
 
 
 @pytest.fixture

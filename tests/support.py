@@ -30,6 +30,13 @@ def wait_until(found: Callable[[], Found | None], seconds: float = 20.0, pause: 
     raise AssertionError(f"not within {seconds} s: {found}")
 
 
+def clear_of_a_turn(of_seconds: int = 3600, within: float = 20.0) -> None:
+    """Wait for an hour's turn, or a day's in UTC, that is nearer than `within` seconds; mostly there is none."""
+    number = time.time() // of_seconds
+    if (number + 1) * of_seconds - time.time() < within:
+        wait_until(lambda: time.time() // of_seconds > number, within + 10)
+
+
 class Valkey:
     """A real Valkey server of the tests' own, on a Unix socket, with the durability that is shipped."""
 

@@ -60,6 +60,7 @@ def test_a_route_that_was_changed_by_hand_is_named(books: Books) -> None:
     assert difference.endswith("+1")
 
 
+@pytest.mark.usefixtures("one_hour")
 @pytest.mark.parametrize("kind", ["hour", "day", "month"])
 def test_routes_of_a_period_that_were_changed_are_named(books: Books, kind: str) -> None:
     """A hit more on a route, or fewer hits in all than have one: the shard and the period are named."""

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from tests.browsing import FLAGS, chromium
 from tests.ports import free_port
 from tests.processes import Running
-from tests.support import Valkey
+from tests.support import Valkey, clear_of_a_turn
 
 pytestmark = [
     pytest.mark.slow,
@@ -101,6 +101,7 @@ class Tab:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with every kind of path in its ledger."""
+    clear_of_a_turn(86_400, within=240)  # pages of a day are looked at until the module's end
     folder = tmp_path_factory.mktemp("b")
     (folder / "valkey").mkdir()
     valkey = Valkey(folder / "valkey")
@@ -126,6 +127,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One Chromium."""
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS, env=dict(os.environ))
         yield browser

@@ -26,6 +26,7 @@ from hitledger.web import create_app
 from tests.books import Books
 from tests.credentials import api_key
 
+pytestmark = pytest.mark.usefixtures("one_hour")
 EXPORTED = ['{"url":"/a/1","requests":2}', '{"url":"/a/2","requests":1}']
 PATHS = {b"/a/%d" % number: number for number in range(1, 12)} | {b'/a/quoted",x': 12, b"/b": 3}
 ROUTES = {b"/a/5": b'/a/<any("5",6):x>', b"/a/6": b'/a/<any("5",6):x>', b"/a/7": b"/a/<seven>/", b"/b": b"/<b>"}

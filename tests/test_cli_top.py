@@ -81,6 +81,7 @@ def view_of(rows: list[tuple[str, int]], second: int = 0, count: int | None = No
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_hour")
 def test_top_on_a_terminal(settings: Settings) -> None:
     """Rows climb by themselves; keys switch the period, filter while they are typed, open sections, pause and quit."""
     note(settings, b"/api/hot/", 3)

@@ -12,6 +12,7 @@ from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 from tests.report_support import book
 
+pytestmark = pytest.mark.usefixtures("one_hour")
 COUNTS = {f"/api/{number}/": number for number in range(1, 30)} | {"(unmatched)": 3}
 
 

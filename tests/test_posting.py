@@ -409,6 +409,7 @@ class Yesterday(Host):
     now = staticmethod(lambda: Host.now() - 86_400)
 
 
+@pytest.mark.usefixtures("one_hour")
 def test_hits_are_booked_in_the_hour_they_were_received(books: Books) -> None:
     """However late it is posted, a hit belongs to the hour, day and month of its record."""
     yesterday = JournalWriter(books.settings.journal_dir, host=Yesterday())

@@ -22,6 +22,7 @@ from hitledger.settings import Settings
 from tests.books import Books
 from tests.support import Valkey
 
+pytestmark = pytest.mark.usefixtures("one_hour")
 URLS = [b"/", b"/a", b"/a/", b"/a/b", b"/b", b"/c", b"/\xff", b"/line\nfeed"]
 
 

@@ -204,10 +204,12 @@ def test_what_goes_by_url_does_not_go_by_route(parameters: dict[str, str], named
     assert caught.value.parameter == named
 
 
+@pytest.mark.usefixtures("one_hour")
 def test_routes_in_python(store: LedgerStore, settings: Settings) -> None:
     """`Ledger.routes` has the rows of a time; the methods for other rows say where these are."""
-    book_routed(store, NOW, [("/x", "/<a>", 2), ("/y", "/<b>", 3), ("/z", None, 4)])
-    book_routed(store, NOW - timedelta(hours=30), [("/x", "/<a>", 5)])
+    now = datetime.now(UTC)
+    book_routed(store, now, [("/x", "/<a>", 2), ("/y", "/<b>", 3), ("/z", None, 4)])
+    book_routed(store, now - timedelta(hours=30), [("/x", "/<a>", 5)])
     assert settings.redis_url
     with Ledger(settings.redis_url, key_prefix=settings.key_prefix) as reader:
         assert list(reader.routes()) == [("/<a>", 7), ("/<b>", 3)]

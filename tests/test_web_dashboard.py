@@ -19,6 +19,8 @@ from hitledger.settings import Settings
 from hitledger.web import create_app
 from tests.guarded import start_valkey
 
+pytestmark = pytest.mark.usefixtures("one_hour")
+
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[FlaskClient]:

@@ -27,6 +27,7 @@ from tests.credentials import WITHOUT_SIGN_IN
 from tests.guarded import start_valkey
 from tests.support import Clients, Valkey
 
+pytestmark = pytest.mark.usefixtures("one_hour")
 Ask = Callable[..., TestResponse]
 HIDDEN = {"limit_store_url": "redis://:sesame@127.0.0.1:1"}
 """A store that nobody runs."""

@@ -26,6 +26,7 @@ from hitledger.settings import Settings
 from hitledger.web import create_app
 from tests.report_support import book, with_shards
 
+pytestmark = pytest.mark.usefixtures("one_hour")
 COUNTS = {f"/api/{number % 7}/{number}/": 100 + number for number in range(1, 60)} | {"(unmatched)": 5}
 CODINGS = ["identity", "gzip", "zstd"]
 TOTAL = sum(COUNTS.values())
