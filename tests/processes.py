@@ -96,12 +96,13 @@ class Running:
         return self.process.wait(seconds)
 
     def left(self, *words: str) -> list[int]:
-        """Return its processes, itself included, that have these words in their command line."""
-        return sorted(
-            int(entry.name)
+        """Return its processes, itself included, that have these words in their command line; the oldest first."""
+        found = (
+            entry
             for entry in Path("/proc").iterdir()
             if entry.name.isdigit() and self._owns(entry) and all(word in _command(entry) for word in words)
         )
+        return [pid for _, pid in sorted((_started(entry), int(entry.name)) for entry in found)]
 
     def _owns(self, entry: Path) -> bool:
         try:
@@ -111,6 +112,13 @@ class Running:
             return self.folder is not None and (entry / "cwd").readlink().is_relative_to(self.folder)
         except OSError:
             return False
+
+
+def _started(entry: Path) -> int:
+    """Return when a process was started, in ticks since the machine was; their numbers begin anew some day."""
+    with suppress(OSError):
+        return int((entry / "stat").read_text().rpartition(")")[2].split()[19])
+    return 0
 
 
 def _command(entry: Path) -> str:

@@ -25,7 +25,6 @@ class ReceivedSpan:
     kind: str
     service: str
     attributes: dict[str, Any] = field(hash=False)
-    seconds: float = 0.0
 
 
 class Receiver:
@@ -82,7 +81,6 @@ def _otlp(body: bytes) -> list[ReceivedSpan]:
                     kind=["", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER"][span.kind],
                     service=about["service.name"],
                     attributes={pair.key: _value(pair.value) for pair in span.attributes},
-                    seconds=(span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
                 )
                 for span in scope.spans
             ]
@@ -104,7 +102,6 @@ def _zipkin(body: bytes) -> list[ReceivedSpan]:
             kind=span.get("kind", "INTERNAL"),
             service=span["localEndpoint"]["serviceName"],
             attributes=span.get("tags", {}),
-            seconds=span["duration"] / 1e6,
         )
         for span in json.loads(body)
     ]

@@ -141,7 +141,8 @@ def test_posting_that_is_behind_is_told_once(
     wait_until(lambda: len(turns) > seen + 3)
     proxy.heal()
     wait_until(lambda: "posting has caught up" in caplog.text)
-    assert caplog.text.count("posting is behind") == 1
+    # On a busy machine the next round may be a long one, too: what counts is one line before it is caught up.
+    assert caplog.text.partition("posting has caught up")[0].count("posting is behind") == 1
     bookkeeper.stop()
     store.close()
 

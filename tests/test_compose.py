@@ -63,7 +63,7 @@ class Project:
         """Tell whether the service answers, and reaches its ledger."""
         try:
             return bool(self.get("/readyz").json()["ledger"]["reachable"])
-        except requests.ConnectionError:
+        except requests.RequestException:  # refused, slow, or not yet the service's own answer
             return False
 
     def get(self, path: str) -> requests.Response:
@@ -195,15 +195,16 @@ def test_prometheus_watches_the_service(project: Project) -> None:
     def asked(path: str) -> Any:
         try:
             return requests.get(f"{address}/{path}", timeout=20).json()["data"]
-        except requests.ConnectionError:
+        except requests.RequestException:  # refused, or "Service Unavailable" while it reads its files
             return None
 
-    def value() -> str | None:
+    def is_up() -> bool:
         found = asked("query?query=up")
-        return found["result"][0]["value"][1] if found and found["result"] else None
+        return bool(found and found["result"]) and found["result"][0]["value"][1] == "1"
 
-    assert wait_until(value, 60) == "1"
-    assert {rule["name"] for group in asked("rules")["groups"] for rule in group["rules"]} >= {"HitledgerHitsLost"}
+    wait_until(is_up, 60)
+    found = wait_until(lambda: asked("rules"))
+    assert {rule["name"] for group in found["groups"] for rule in group["rules"]} >= {"HitledgerHitsLost"}
 
 
 def test_counts_survive_kill_and_down(project: Project) -> None:

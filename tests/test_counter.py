@@ -250,7 +250,8 @@ def test_many_threads(counter: hitledger.Counter, store: LedgerStore) -> None:
 
 
 PREFORK = """
-import os
+import os, time
+from pathlib import Path
 import celery, hitledger
 app = celery.Celery("jobs", broker=os.environ["BROKER"])
 app.conf.broker_connection_retry_on_startup = True
@@ -259,7 +260,12 @@ counter = hitledger.Counter()
 @app.task(name="resize")
 def resize(number):
     counter.count(f"/resize/{number % 3}", number)
+    met = Path(os.environ["MET"])
+    (met / str(os.getpid())).touch()
+    while len(list(met.iterdir())) < 2:
+        time.sleep(0.01)
 """
+"""Nobody goes on before two children have a task each."""
 
 
 @pytest.mark.slow
@@ -268,6 +274,7 @@ def test_celery_prefork(
 ) -> None:
     """A counter that is made where tasks are defined counts in each child, and their parent posts the rest."""
     (short_path / "jobs.py").write_text(PREFORK)
+    (short_path / "met").mkdir()
     broker = f"redis+socket://{valkey.socket}?virtual_host=1"
     command = ["celery", "--workdir", str(short_path), "--app", "jobs", "worker", "--pool", "prefork"]
     options = [
@@ -279,7 +286,8 @@ def test_celery_prefork(
         "--loglevel",
         "info",
     ]
-    with Running([sys.executable, "-m", *command, *options], {**environment, "BROKER": broker}) as worker:
+    told = {**environment, "BROKER": broker, "MET": str(short_path / "met")}
+    with Running([sys.executable, "-m", *command, *options], told) as worker:
         with celery.Celery(broker=broker) as app:
             for number in range(1, 61):
                 app.send_task("resize", [number])

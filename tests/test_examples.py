@@ -166,5 +166,5 @@ def _answers(port: int) -> bool:
     """Tell whether a server answers, with a request that does not count."""
     try:
         return bool(requests.get(f"http://127.0.0.1:{port}/livez", timeout=5).status_code)
-    except requests.ConnectionError:
+    except requests.RequestException:  # not there yet, or busy with its start
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import shutil
@@ -199,6 +200,7 @@ def no_descriptors() -> Iterator[Callable[[], None]]:
         if resource.getrlimit(resource.RLIMIT_NOFILE) != limits:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
             return
+        gc.collect()  # what was left to the collector would free descriptors below the limit later
         free = os.open(os.devnull, os.O_RDONLY)
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))

@@ -82,7 +82,7 @@ def answers(address: str) -> bool:
     """Tell whether a server answers, with a request that does not count."""
     try:
         return bool(requests.get(f"{address}/livez", timeout=5).status_code)
-    except requests.ConnectionError:
+    except requests.RequestException:  # not there yet, or busy with its start
         return False
 
 

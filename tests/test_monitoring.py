@@ -27,6 +27,8 @@ from tests.support import Valkey, wait_until
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "deploy" / "monitoring"
+OF_THE_MACHINE = {"HitledgerDiskNearlyFull"}
+"""What a test cannot see to: its machine's disk may really be nearly full."""
 COMPARISON = re.compile(r" (?:>|<|==|!=) -?[0-9.]+")
 
 needs_prometheus = pytest.mark.skipif(
@@ -125,6 +127,11 @@ class Monitor:
         found = self.values("hitledger_ledger_up[1h]")
         return bool(found) and len(found[0]["values"]) >= times
 
+    def pending(self) -> set[str]:
+        """Return the alerts that fire, or would if it went on."""
+        (group,) = self.ask("rules")["groups"]
+        return {rule["name"] for rule in group["rules"] if rule["state"] != "inactive"}
+
     def values(self, query: str) -> list[Any]:
         """Return what a query finds now."""
         found: list[Any] = self.ask("query", query=query)["result"]
@@ -201,5 +208,6 @@ def test_each_alert_sees_something_and_none_fires(monitor: Monitor) -> None:
             wait_until(partial(monitor.values, query), 60)
     (group,) = monitor.ask("rules")["groups"]
     assert len(group["rules"]) == len(alerts())
-    for rule in group["rules"]:
-        assert (rule["name"], rule["health"], rule["state"]) == (rule["name"], "ok", "inactive")
+    assert {rule["health"] for rule in group["rules"]} == {"ok"}
+    # A scrape that comes late on a busy machine makes one pending for a moment.
+    wait_until(lambda: not monitor.pending() - OF_THE_MACHINE, 60)

@@ -97,6 +97,7 @@ def test_a_program_comes_in_with_the_providers_token(place: Place) -> None:
 @pytest.fixture
 def page() -> Iterator[Page]:
     """A tab of a browser that knows nobody."""
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         yield browser.new_page()

@@ -35,7 +35,7 @@ class Service:
     def _answers(self) -> bool:
         try:
             return requests.get(f"{self.url}/readyz", timeout=5).ok
-        except requests.ConnectionError:
+        except requests.RequestException:  # not there yet, or busy with its start
             return False
 
     def press_control_c(self) -> None:

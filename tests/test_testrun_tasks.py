@@ -21,6 +21,7 @@ from hitledger.testrun.run import Run
 from hitledger.testrun.runs import Runs
 from hitledger.testrun.workers import WorkerMarks
 from tests.guarded import start_valkey
+from tests.ports import free_port
 from tests.support import Valkey, wait_until
 from tests.testruns import OK, Target, target, worker
 
@@ -224,9 +225,8 @@ def test_the_most_that_a_worker_sends(runs: Runs, settings: Settings, server: Ta
         assert ended(runs, run_id).sent == 5
 
 
-def test_a_target_that_is_away(runs: Runs, settings: Settings, server: Target) -> None:
+def test_a_target_that_is_away(runs: Runs, settings: Settings) -> None:
     """Where nobody answers, every request has failed, and the run has finished."""
-    server.close()
-    with worker(settings):
+    with worker(replace(settings, self_url=f"http://127.0.0.1:{free_port()}")):
         run = ended(runs, runs.start(20))
     assert (run.status, run.sent, run.succeeded, run.failed, run.latency_ms) == ("finished", 20, 0, 20, None)

@@ -95,7 +95,6 @@ def check_requests(receiver: Receiver, requests: list[ReceivedSpan]) -> None:
         (answered,) = receiver.children_of(request)
         assert (answered.name, answered.kind) == ("GET /api/<anything:rest>", "SERVER")
         assert answered.attributes["url.path"] in request.attributes["url.full"]
-        assert answered.seconds <= request.seconds
     everything = [span for span in receiver.spans if span.name.startswith("GET /api/")]
     assert len(everything) == TRACED_REQUESTS
 
