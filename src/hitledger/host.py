@@ -65,6 +65,14 @@ class Host:
         except FileNotFoundError:
             return []
 
+    def names(self, directory: Path, suffix: str) -> set[str]:
+        """Return the names of the files of a directory that end so, without asking for each file's size."""
+        try:
+            with os.scandir(directory) as entries:
+                return {entry.name for entry in entries if entry.name.endswith(suffix)}
+        except FileNotFoundError:
+            return set()
+
     def rename(self, old: Path, new: Path) -> None:
         """Give a file another name in its directory."""
         old.rename(new)

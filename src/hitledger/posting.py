@@ -125,7 +125,7 @@ class Poster:
             return None
         followers = dict(self._followers)
         try:
-            present = {path.name for path, _ in self._host.files(self._directory, SUFFIX)}
+            present = self._host.names(self._directory, SUFFIX)
         except OSError:
             return None
         # A file that is not there any more was posted whole, or set aside.

@@ -328,6 +328,10 @@ class ModelHost(Host):
         names = self._check().names
         return [(path(name), len(names[name].data)) for name in sorted(names) if name.endswith(suffix)]
 
+    def names(self, directory: Path, suffix: str) -> set[str]:
+        """List files' names."""
+        return {path.name for path, _ in self.files(directory, suffix)}
+
     def rename(self, old: Path, new: Path) -> None:
         """Rename a file; one that has the new name goes."""
         self.step("rename")
