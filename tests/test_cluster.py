@@ -11,10 +11,12 @@ import pytest
 from redis.crc import key_slot
 
 from hitledger.audit import audit
+from hitledger.counting import HitCounter
 from hitledger.entries import shard_of
 from hitledger.errors import LedgerUnavailableError
 from hitledger.ledger import LedgerStore
 from hitledger.posting import Poster
+from hitledger.report import Query, Reports
 from hitledger.settings import Settings
 from tests.books import Books
 from tests.servers import Cluster, Server
@@ -242,6 +244,21 @@ def test_shards_are_spread_over_the_masters(settings: Settings) -> None:
     assert len(owners) == 3
     assert store._connections.keeper(store.key("meta")).hget(store.key("meta"), "shards") == str(shards)
     store.close()
+
+
+def test_a_cluster_of_one_master_is_read_as_any_other(tmp_path: Path) -> None:
+    """Where one node has all shards, which no transaction may span, pages have what the host has journalled."""
+    with Cluster(tmp_path / "cluster", 1, replicas=False) as cluster:
+        settings = Settings(redis_url=cluster.url, data_dir=tmp_path / "data")
+        counter = HitCounter(settings, LedgerStore(settings))
+        reports = Reports(counter.store, settings)
+        for number in range(40):
+            counter.note(b"/%d" % (number % 20), "200")
+            page = reports.page(Query(limit=7), counter)
+            assert page.total_requests == number + 1
+        assert counter.store.identity.shards > 1
+        assert {row.requests for row in reports.page(Query(limit=7, cursor=page.cursor), counter).rows} == {2}
+        assert counter.stop()
 
 
 def count_of(books: Books, number: int) -> int:

@@ -71,4 +71,4 @@ def test_a_cursor_with_a_changed_letter_is_another_one(data: st.DataObject) -> N
     letter = data.draw(st.sampled_from("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"))
     changed = cursor[:at] + letter + cursor[at + 1 :]
     with suppress(QueryError):
-        assert decode_cursor(changed, "all") == (17, "/api/x/")
+        assert decode_cursor(changed, "all")[0] == (17, "/api/x/")

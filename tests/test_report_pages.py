@@ -109,6 +109,56 @@ def test_urls_that_stand_still_are_shown_once(store: LedgerStore, settings: Sett
     assert sorted(still) == sorted(set(TIES) - moving)
 
 
+@examples(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.integers(0, 290),
+    st.integers(1, 60),
+    st.lists(st.tuples(st.sampled_from([*TIES, "/~new", "/!new"]), st.integers(1, 50)), max_size=40),
+    st.lists(st.sampled_from(sorted(TIES)), max_size=40),
+    st.lists(st.integers(0, 2**32 - 1), min_size=5, max_size=5),
+)
+def test_what_a_cursor_remembers_of_ranks_changes_no_row(
+    settings: Settings, start: int, limit: int, hits: list[tuple[str, int]], gone: list[str], forged: list[int]
+) -> None:
+    """However URLs have moved, come and gone since, and whatever ranks are told: rows are those behind the place."""
+    for shards in (1, 5):
+        with closing(LedgerStore(with_shards(settings, shards))) as store:
+            for key in store.reader(0).scan_iter(f"{settings.key_prefix}:*"):
+                store.reader(0).delete(key)
+            book(store, NOW, TIES)
+            reports = Reports(store, settings)
+            cursor = reports.page(Query(limit=start + 1)).cursor
+            assert cursor is not None
+            place, ranks = decode_cursor(cursor, f"{store.identity.id} ")
+            assert sum(ranks) == start + 1
+            book(store, NOW, dict(hits))
+            for url in gone:
+                shard = shard_of(url, shards)
+                store.reader(shard).zrem(store.set_key(shard), url)
+            pages = [
+                reports.page(Query(limit=limit, cursor=encode_cursor(place, f"{store.identity.id} ", each)))
+                for each in ((), ranks, forged[:shards])
+            ]
+            assert pages[0].rows == pages[1].rows == pages[2].rows
+
+
+def test_a_page_is_found_where_it_was(store: LedgerStore, settings: Settings) -> None:
+    """A page behind a cursor searches for its rows only where ranks have shifted."""
+    counts = {f"/{number:04}": 1 for number in range(1000)}
+    book(store, NOW, counts)
+    reports, client = Reports(store, settings), store.reader(0)
+    first = reports.page(Query(limit=400))
+
+    def searches() -> int:
+        before = client.info("commandstats").get("cmdstat_zcount", {"calls": 0})["calls"]
+        assert reports.page(Query(limit=100, cursor=first.cursor)).rows == in_order(counts)[400:500]
+        return int(client.info("commandstats").get("cmdstat_zcount", {"calls": 0})["calls"] - before)
+
+    assert searches() == 0
+    book(store, NOW, dict.fromkeys(list(counts)[:150], 5))
+    assert searches() > 0
+
+
 def test_one_shard_may_have_all_that_is_hot(store: LedgerStore, settings: Settings) -> None:
     """A page has the right rows, however unevenly they lie over the shards."""
     counts = {f"/{number:03}": 1 for number in range(500)}
@@ -137,11 +187,16 @@ def test_a_cursor_of_another_ledger_is_refused(store: LedgerStore, settings: Set
         Reports(store, settings).page(Query(limit=10, cursor=cursor))
 
 
-@given(st.integers(0, 2**53), st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1), st.text())
-def test_cursors_come_back(hits: int, url: str, subject: str) -> None:
-    """A cursor names the place it was made for, and no other subject takes it."""
-    cursor = encode_cursor((hits, url), subject)
-    assert decode_cursor(cursor, subject) == (hits, url)
+@given(
+    st.integers(0, 2**53),
+    st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1),
+    st.text(),
+    st.lists(st.integers(0, 2**32 - 1), max_size=64),
+)
+def test_cursors_come_back(hits: int, url: str, subject: str, ranks: list[int]) -> None:
+    """A cursor names the place it was made for and the ranks that it had, and no other subject takes it."""
+    cursor = encode_cursor((hits, url), subject, ranks)
+    assert decode_cursor(cursor, subject) == ((hits, url), tuple(ranks))
     with pytest.raises(QueryError):
         decode_cursor(cursor, subject + "x")
 

@@ -134,6 +134,15 @@ def test_a_hit_is_there_once_while_others_post(desk: Desk, settings: Settings) -
         other.close()
 
 
+def test_a_server_that_forgot_the_scripts_is_told_them(desk: Desk, valkey: Valkey) -> None:
+    """After a server's restart, a page waits for no posting either."""
+    valkey.client.script_flush()
+    desk.note(b"/a", b"/b")
+    for page in desk.pages(limit="1"):
+        assert page.total_requests == 3
+    assert desk.posted == 0
+
+
 def test_a_report_waits_for_no_posting(desk: Desk) -> None:
     """While a poster is at work, and waits for a disk, a report is answered beside it."""
     desk.note(b"/a")

@@ -107,6 +107,15 @@ def send_scripts(
     return answers
 
 
+def send_at_once(client: redis.Redis, commands: Sequence[Command], scripts: Sequence[str]) -> list[Any]:
+    """Do as `send_together` does at one moment, and once more where the server did not know a script."""
+    answers = send_together(client, commands, at_one_moment=True)
+    if any(isinstance(answer, NoScriptError) for answer in answers):
+        send_together(client, [("SCRIPT LOAD", script(name).text) for name in scripts])
+        answers = send_together(client, commands, at_one_moment=True)
+    return answers
+
+
 def error_in(answer: object) -> LedgerError | None:
     """Return the ledger's own error where an answer of `send` is one."""
     if isinstance(answer, LedgerError):

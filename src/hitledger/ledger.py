@@ -35,11 +35,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import redis
-from redis.exceptions import NoScriptError
 
+from hitledger.addresses import CLUSTER
 from hitledger.checks import server_findings
 from hitledger.connections import Connections, Server, connect, server_errors
-from hitledger.dispatch import Command, confirm_on, error_in, script, send, send_scripts, send_together
+from hitledger.dispatch import Command, confirm_on, error_in, script, send, send_at_once, send_scripts, send_together
 from hitledger.entries import (
     MOST_ROUTES,
     MOST_SECTIONS,
@@ -58,7 +58,7 @@ from hitledger.periods import Period, Retention
 from hitledger.settings import Settings
 
 FORMAT = "1"
-READING_SCRIPTS = ("page",)
+READING_SCRIPTS = ("page", "frame")
 """The scripts that reading may need."""
 SWEPT_TOGETHER = 500
 """Keys deleted by one command."""
@@ -450,18 +450,17 @@ class LedgerStore:
         return answers
 
     def read_at_one_moment(self, calls: Sequence[tuple[int, Command]]) -> list[Any] | None:
-        """Send reading commands to shards that one server has; None where several have them, or a script is new to it.
+        """Send reading commands to shards that one server can answer at one moment; None where none can.
 
         Raises:
             LedgerUnavailableError: the server cannot be reached. LedgerError: it refused.
         """
-        clients = {id(client): client for client in (self.reader(shard) for shard, _ in calls)}
-        if len(clients) != 1:
+        shards = {shard for shard, _ in calls}
+        clients = {id(client): client for client in map(self.reader, shards)}
+        if len(clients) != 1 or (self.kind == CLUSTER and len(shards) > 1):
             return None
         (client,) = clients.values()
-        answers = send_together(client, [command for _, command in calls], at_one_moment=True)
-        if any(isinstance(answer, NoScriptError) for answer in answers):
-            return None
+        answers = send_at_once(client, [command for _, command in calls], READING_SCRIPTS)
         for error in filter(None, map(error_in, answers)):
             raise error
         return answers

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from math import isqrt
-from typing import Any
 
-from hitledger.report.cursor import Place
+from hitledger.report.cursor import Place, Ranks
 from hitledger.report.source import Flat, Slice, Source
 
 HITS_FORMAT = "%16s"
 """In what takes 2^53, where sorted sets stop counting exactly."""
-
-Ranked = tuple[Any, ...]
-"""A row as (requests, URL, ...): sorted downwards, they are in a report's order."""
 
 
 def place_behind(flat: Flat, width: int = 2) -> Place:
@@ -27,26 +24,37 @@ def place_behind(flat: Flat, width: int = 2) -> Place:
     return int(flat[-width + 1]), flat[-width]
 
 
-def ranked(flat: Flat, width: int) -> list[Ranked]:
-    """Return rows in the form that sorts in the report's order."""
-    more = [flat[column::width] for column in range(2, width)]
-    return list(zip(map(int, flat[1::width]), flat[::width], *more, strict=True))
+def sortable(flat: Flat, width: int = 2) -> list[str]:
+    """Return rows as texts that sort as rows do, which `flat_again` takes apart.
+
+    They are made, sorted, cut and taken apart by the million where tuples would take three
+    times as long. No name has control characters.
+    """
+    texts = flat.copy()
+    texts[::width], texts[1::width] = flat[1::width], flat[::width]
+    row = HITS_FORMAT + "\0%s" * (width - 1) + "\n"
+    return (row * (len(flat) // width) % tuple(texts)).split("\n")[:-1]
 
 
-def flattened(rows: Sequence[Ranked]) -> Flat:
+def flat_again(rows: Sequence[str], width: int = 2) -> Flat:
     """Return rows in the form that the ledger has them in."""
-    return [text for hits, url, *more in rows for text in (url, str(hits), *more)]
+    if not rows:
+        return []
+    texts = "\0".join(rows).split("\0")
+    texts[::width], texts[1::width] = texts[1::width], map(str.lstrip, texts[::width])
+    return texts
 
 
-def first_slices(parts: int, behind: Place | None, count: int) -> list[Slice]:
-    """Return the slices to read for `count` rows behind a place.
+def first_slices(parts: int, behind: Place | None, count: int, ranks: Ranks = ()) -> list[Slice]:
+    """Return the slices to read for `count` rows behind a place, which had these ranks in the parts.
 
     A part's share varies by about the square root of its mean, so three roots more are
     enough for most pages to need one round trip only.
     """
     share = -(-count // parts)
     wanted = count if parts == 1 else min(count, share + 3 * isqrt(share) + 3)
-    return [Slice(part, behind, wanted) for part in range(parts)]
+    known = ranks if len(ranks) == parts else [None] * parts
+    return [Slice(part, behind, wanted, rank) for part, rank in enumerate(known)]
 
 
 def merge(source: Source, slices: Sequence[Slice], answers: Sequence[Flat], count: int) -> Flat:
@@ -55,12 +63,12 @@ def merge(source: Source, slices: Sequence[Slice], answers: Sequence[Flat], coun
         return answers[0]
     heads = [_Head(piece, answer, source.width) for piece, answer in zip(slices, answers, strict=True)]
     while True:
-        rows = sorted((row for head in heads for row in head.rows), reverse=True)[:count]
+        rows = sorted(chain.from_iterable(head.rows for head in heads), reverse=True)[:count]
         # A part may hold more of the page's rows if its own last row stands above the page's.
         short = [head for head in heads if not head.ended and (len(rows) < count or head.rows[-1] > rows[-1])]
         if not short:
-            return flattened(rows)
-        more = [Slice(head.part, head.rows[-1][:2], head.wanted) for head in short]
+            return flat_again(rows, source.width)
+        more = [Slice(head.part, head.place, head.wanted) for head in short]
         for head, answer in zip(short, source.read(more), strict=True):
             head.take(answer)
 
@@ -72,12 +80,15 @@ class _Head:
         self.part = piece.part
         self.wanted = piece.rows
         self._width = width
-        self.rows: list[Ranked] = []
+        self.rows: list[str] = []
+        self.place: Place | None = None
         self.take(flat)
 
     def take(self, flat: Flat) -> None:
-        self.rows += ranked(flat, self._width)
+        self.rows += sortable(flat, self._width)
         self.ended = len(flat) < self._width * self.wanted
+        if flat:
+            self.place = place_behind(flat, self._width)
 
 
 def stream(source: Source, behind: Place | None = None) -> Iterator[Flat]:
@@ -95,7 +106,8 @@ def stream(source: Source, behind: Place | None = None) -> Iterator[Flat]:
                 if flat is None:
                     del waiting[part]
                 else:
-                    heads[part] = _sortable(flat, source.width)
+                    # Best last: those that go first are at the list's end.
+                    heads[part] = sortable(flat, source.width)[::-1]
         # Everything down to the best of the parts' last rows can be passed by no row to come.
         barrier = max((heads[part][0] for part in waiting), default="")
         ready = []
@@ -105,26 +117,7 @@ def stream(source: Source, behind: Place | None = None) -> Iterator[Flat]:
             del rows[cut:]
         ready.sort(reverse=True)
         if ready:
-            yield _flat_again(ready, source.width)
-
-
-def _sortable(flat: Flat, width: int) -> list[str]:
-    """Return rows as texts that sort as rows do, best last, so that those that go first are at the list's end.
-
-    Texts are made, sorted, cut and taken apart by the million where tuples would take three
-    times as long. No name has control characters.
-    """
-    texts = flat.copy()
-    texts[::width], texts[1::width] = flat[1::width], flat[::width]
-    row = HITS_FORMAT + "\0%s" * (width - 1) + "\n"
-    return (row * (len(flat) // width) % tuple(texts)).split("\n")[-2::-1]
-
-
-def _flat_again(rows: Sequence[str], width: int) -> Flat:
-    """Return rows in the form that the ledger has them in."""
-    texts = "\0".join(rows).split("\0")
-    texts[::width], texts[1::width] = texts[1::width], map(str.lstrip, texts[::width])
-    return texts
+            yield flat_again(ready, source.width)
 
 
 def stream_by_part(source: Source, behind: Place | None = None) -> Iterator[Flat]:

@@ -7,17 +7,19 @@ every hit of the host without waiting until it is posted, and sees it once.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
-from hitledger.dispatch import Command
+from hitledger.dispatch import Command, script
 from hitledger.entries import Hits, Totals, Watermark, most_urls_of
 from hitledger.ledger import LedgerStore
+from hitledger.paths import LINES
 from hitledger.periods import Period
-from hitledger.report.cursor import Place
-from hitledger.report.source import Flat, LiveSource, Slice
+from hitledger.report.source import Flat, LiveSource, Piece, Slice, piece_of, rows_before
+
+FIELDS = ("requests", *LINES)
+"""What a page tells of the totals."""
 
 
 class PendingHits(Protocol):
@@ -40,9 +42,11 @@ class Reading(NamedTuple):
     """What was read of one shard at one moment, and what is pending of it in the period."""
 
     rows: Flat
-    totals: Mapping[str, str]
+    totals: Sequence[str | None]
+    """Values of the `FIELDS`."""
     urls: int
     scores: Mapping[str, int]
+    """Hits of the pending URLs that the set has."""
     pending: Hits
 
 
@@ -63,38 +67,40 @@ class PendingSource(LiveSource):
         """Read one slice of each shard, and the period's totals."""
         readings = self._readings(slices)
         rows = [_rows_with(reading, each) for each, reading in zip(slices, readings, strict=True)]
-        return Totals.of(list(chain.from_iterable(map(_totals_with, readings)))), rows
+        return _totals_with(readings), rows
 
     def _readings(self, slices: Sequence[Slice]) -> list[Reading]:
-        commands = [self._commands(each) for each in slices]
-        calls = [(each.part, command) for each, some in zip(slices, commands, strict=True) for command in some]
+        # A pending URL may leave its place.
+        wider = [each._replace(rows=each.rows + len(self._urls[each.part])) for each in slices]
+        frames, pieces = self._read_at_one_moment(wider)
+        if not all(pieces):
+            # Ranks have shifted: all is read again, so that all of it is of one moment.
+            frames, pieces = self._read_at_one_moment([each._replace(rank=None) for each in wider])
+        rows = [self._remembered(each, piece) for each, piece in zip(slices, pieces, strict=True) if piece]
+        return list(map(self._reading, slices, frames, rows))
+
+    def _read_at_one_moment(self, slices: Sequence[Slice]) -> tuple[list[Any], list[Piece | None]]:
+        """Return what stands beside the rows of each slice, and its rows."""
+        calls = [(slices[0].part, self._frame_command(slices)), *((each.part, self._command(each)) for each in slices)]
         answers = self._store.read_at_one_moment(calls)
         if answers is None:
             raise OnlyPostingCanTellError
-        following = iter(answers)
-        return [
-            self._reading(each, list(islice(following, len(some)))) for each, some in zip(slices, commands, strict=True)
-        ]
+        return answers[0], list(map(piece_of, slices, answers[1:]))
 
-    def _commands(self, piece: Slice) -> list[Command]:
-        store, shard, urls = self._store, piece.part, self._urls[piece.part]
-        key = store.set_key(shard, self._period)
-        more = piece._replace(rows=piece.rows + len(urls))  # a pending URL may leave its place
-        commands: list[Command] = [
-            self._command(more),
-            ("HGETALL", store.totals_key(shard, self._period)),
-            ("ZCARD", key),
-            # It takes no names at all for an error; no journal has this one.
-            ("HMGET", store.watermarks_key(shard), *self._pending.journals, ""),
-        ]
-        if urls:
-            commands += [("ZMSCORE", key, *urls), ("ZCARD", store.set_key(shard))]
-        return commands
+    def _frame_command(self, slices: Sequence[Slice]) -> Command:
+        """Return the call of the script `frame`."""
+        store, journals = self._store, self._pending.journals
+        keys: list[str] = []
+        words: list[str | int] = [len(FIELDS), *FIELDS, len(journals), *journals]
+        for shard, *_ in slices:
+            key, urls = store.set_key(shard, self._period), self._urls[shard]
+            keys += (store.totals_key(shard, self._period), key, store.watermarks_key(shard), store.set_key(shard))
+            words += (len(urls), *urls)
+        return ("EVALSHA", script("frame").sha, len(keys), *keys, *words)
 
-    def _reading(self, piece: Slice, answers: Sequence[Any]) -> Reading:
-        rows, totals, count, texts, *more = answers
-        scores, all_urls = more or ((), 0)
-        marks = [Watermark.decode(text) if text else None for text in texts[:-1]]
+    def _reading(self, piece: Slice, frame: Sequence[Any], rows: Flat) -> Reading:
+        totals, count, texts, scores, all_urls = frame
+        marks = [Watermark.decode(text) if text else None for text in texts]
         found = self._pending.hits(piece.part, marks)
         if found is None:
             raise OnlyPostingCanTellError
@@ -103,18 +109,13 @@ class PendingSource(LiveSource):
             if self._period is None or self._period.has_hour(hour):
                 _add(pending.urls, hits.urls)
                 _add(pending.lines, hits.lines)
+        urls = self._urls[piece.part]
         room = most_urls_of(piece.part, self.parts, self._most_urls) - all_urls
-        known = dict(zip(self._urls[piece.part], scores, strict=True))
         # Near the cap, only the script says what becomes of a new URL.
-        if not pending.urls.keys() <= known.keys() or (pending.urls and room < len(known)):
+        if pending.urls and (room < len(urls) or not pending.urls.keys() <= set(urls)):
             raise OnlyPostingCanTellError
-        return Reading(
-            rows=rows[1] if piece.behind else rows,
-            totals=totals,
-            urls=count,
-            scores={url: int(score) for url, score in known.items() if score is not None},
-            pending=pending,
-        )
+        known = {url: int(score) for url, score in zip(urls, scores, strict=True) if score is not None}
+        return Reading(rows, totals, count, known, pending)
 
 
 def _add(table: dict[str, int], more: Mapping[str, int]) -> None:
@@ -122,40 +123,30 @@ def _add(table: dict[str, int], more: Mapping[str, int]) -> None:
         table[name] = table.get(name, 0) + hits
 
 
-def _totals_with(reading: Reading) -> tuple[dict[str, int], int]:
-    """Return a shard's totals and number of URLs, in the form that `Totals.of` takes."""
-    pending = reading.pending
-    table = {name: int(hits) for name, hits in reading.totals.items() if name == "requests" or name.startswith("(")}
-    _add(table, pending.lines)
-    _add(table, {"requests": pending.total})
-    return table, reading.urls + len(pending.urls.keys() - reading.scores.keys())
+def _totals_with(readings: Sequence[Reading]) -> Totals:
+    """Return the totals of all shards, with what is pending."""
+    sums = dict.fromkeys(FIELDS, 0)
+    urls = 0
+    for reading in readings:
+        for name, text in zip(FIELDS, reading.totals, strict=True):
+            if text:
+                sums[name] += int(text)
+        _add(sums, reading.pending.lines)
+        sums["requests"] += reading.pending.total
+        urls += reading.urls + len(reading.pending.urls.keys() - reading.scores.keys())
+    return Totals(sums.pop("requests"), urls, {line: hits for line, hits in sums.items() if hits})
 
 
 def _rows_with(reading: Reading, piece: Slice) -> Flat:
     """Return the rows of a slice, those of pending URLs where they belong now."""
-    pending, flat = reading.pending.urls, reading.rows
-    if not pending:
-        return flat[: 2 * piece.rows]
-    urls, hits = flat[::2], flat[1::2]
-    for at in [at for at, url in enumerate(urls) if url in pending][::-1]:
-        del urls[at], hits[at]
-    moved = [(reading.scores.get(url, 0) + more, url) for url, more in pending.items()]
-    at = 0
-    for row in sorted(moved, reverse=True):
-        if _is_behind(row, piece.behind):
-            at = _place_of(row, urls, hits, at)
-            if at >= piece.rows:
-                break
-            urls.insert(at, row[1])
-            hits.insert(at, str(row[0]))
-    return list(chain.from_iterable(zip(urls[: piece.rows], hits, strict=False)))
-
-
-def _place_of(row: tuple[int, str], urls: Sequence[str], hits: Sequence[str], start: int) -> int:
-    """Return where a row belongs among rows that stand in order, highest first, from a place on."""
-    below = bisect_left(range(start, len(urls)), True, key=lambda at: (int(hits[at]), urls[at]) < row)
-    return start + below
-
-
-def _is_behind(row: tuple[int, str], place: Place | None) -> bool:
-    return place is None or row < place
+    flat = reading.rows.copy()
+    for url in reading.pending.urls.keys() & reading.scores.keys():
+        behind = 2 * rows_before((reading.scores[url], url), flat)
+        if behind and flat[behind - 2] == url:
+            del flat[behind - 2 : behind]
+    for url, more in reading.pending.urls.items():
+        row = (reading.scores.get(url, 0) + more, url)
+        if piece.behind is None or row < piece.behind:
+            at = 2 * rows_before(row, flat)
+            flat[at:at] = url, str(row[0])
+    return flat[: 2 * piece.rows]

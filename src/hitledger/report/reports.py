@@ -25,7 +25,7 @@ from hitledger.errors import QueryError
 from hitledger.ledger import LedgerStore
 from hitledger.periods import Retention
 from hitledger.report.build import Recipe, TooLargeError
-from hitledger.report.cursor import Place, decode_cursor, encode_cursor
+from hitledger.report.cursor import Place, Ranks, decode_cursor, encode_cursor
 from hitledger.report.history import History, report_history
 from hitledger.report.kept import KeptSections, has_children_kept, has_total_kept
 from hitledger.report.merge import first_slices, merge, place_behind, stream, stream_by_part
@@ -45,6 +45,9 @@ MOST_PICKED_FROM = 200_000
 """Rows that are looked through for a page of a section: about 0.2 s."""
 SEARCH_SECONDS = 2.0
 """How long a search looks before it says how far it came."""
+Start = tuple[Place | None, Ranks]
+"""Where a page begins: a place and the ranks that it had, as a cursor has them."""
+TOP: Start = (None, ())
 
 
 class Journalled(Protocol):
@@ -109,19 +112,15 @@ class Reports:
         pending = host.pending() if host and is_live else None
         if host and not pending:
             host.post_now()
-        subject = self._subject(query)
-        behind = decode_cursor(query.cursor, subject) if query.cursor is not None else None
-        page = self._pending_page(query, window, behind, pending) if pending else None
+        start = decode_cursor(query.cursor, self._subject(query)) if query.cursor is not None else TOP
+        if not is_live:
+            return self._cut_off(self._added_up_page(query, window, start[0]), query)
+        page = self._pending_page(query, window, start, pending) if pending else None
         if page is None:
             if host and pending:
                 host.post_now()
-            page = (self._live_page if is_live else self._added_up_page)(query, window, behind)
-        shown = page.flat[: page.width * query.limit]
-        if len(shown) == len(page.flat) and page.complete:
-            return page
-        # A search that ran out of time has its place in `cursor` already.
-        place = page.cursor if not page.complete else None
-        return replace(page, flat=shown, cursor=place or encode_cursor(place_behind(shown, page.width), subject))
+            page = self._live_page(query, window, start)
+        return page
 
     def url(self, url: str, by: str, query: Query) -> UrlReport:
         """Return one URL's total, rank and series by a kind of period, between the query's times.
@@ -201,25 +200,39 @@ class Reports:
             return self._patterns
         return ByDepth(int(query.group)) if query.columns == SECTIONS and query.group else None
 
-    def _pending_page(self, query: Query, window: Window, behind: Place | None, pending: PendingHits) -> Page | None:
+    def _pending_page(self, query: Query, window: Window, start: Start, pending: PendingHits) -> Page | None:
         """Return a page to which pending hits are added; None where they must be posted first."""
         period = window.periods[0] if window.periods else None
         try:
-            return self._page_of(PendingSource(self._store, pending, self._most_urls, period), query, window, behind)
+            return self._page_of(PendingSource(self._store, pending, self._most_urls, period), query, window, start)
         except OnlyPostingCanTellError:
             return None
 
-    def _live_page(self, query: Query, window: Window, behind: Place | None) -> Page:
+    def _live_page(self, query: Query, window: Window, start: Start) -> Page:
         """Return a page that is read where it stands."""
         period = window.periods[0] if window.periods else None
-        return self._page_of(LiveSource(self._store, period), query, window, behind)
+        return self._page_of(LiveSource(self._store, period), query, window, start)
 
-    def _page_of(self, source: LiveSource, query: Query, window: Window, behind: Place | None) -> Page:
-        """Return a page, totals and rows in one round trip."""
-        slices = first_slices(source.parts, behind, query.limit + 1)
+    def _page_of(self, source: LiveSource, query: Query, window: Window, start: Start) -> Page:
+        """Return a page, totals and rows in one round trip; its cursor remembers how far each shard was read."""
+        slices = first_slices(source.parts, start[0], query.limit + 1, start[1])
         totals, answers = source.read_with_totals(slices)
-        flat = merge(source, slices, answers, query.limit + 1)
-        return _with_totals(replace(self._frame(query, window), flat=flat), totals)
+        flat, cursor = merge(source, slices, answers, query.limit + 1), None
+        if len(flat) > 2 * query.limit:
+            flat = flat[: 2 * query.limit]
+            place = place_behind(flat)
+            cursor = encode_cursor(place, self._subject(query), source.ranks_behind(place))
+        return _with_totals(replace(self._frame(query, window), flat=flat, cursor=cursor), totals)
+
+    def _cut_off(self, page: Page, query: Query) -> Page:
+        """Return a page without the row that only told that there is another page."""
+        shown = page.flat[: page.width * query.limit]
+        if len(shown) == len(page.flat) and page.complete:
+            return page
+        # A search that ran out of time has its place in `cursor` already.
+        place = page.cursor if not page.complete else None
+        cursor = place or encode_cursor(place_behind(shown, page.width), self._subject(query))
+        return replace(page, flat=shown, cursor=cursor)
 
     def _added_up_page(self, query: Query, window: Window, behind: Place | None) -> Page:
         """Return a page of what must be added up first, or the first pages of it while that is done."""

@@ -6,7 +6,9 @@ each moment. Those of a report that had to be added up first are a file (`.snaps
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from math import isqrt
 from typing import Any, NamedTuple, Protocol
 
 from hitledger.dispatch import Command, script
@@ -23,11 +25,22 @@ Flat = list[str]
 
 
 class Slice(NamedTuple):
-    """A piece of one part: so many rows from just behind a place, or from the top."""
+    """A piece of one part: so many rows from just behind a place, or from the top.
+
+    `rank` is how many rows of the part stood before the piece, where a cursor remembers it.
+    """
 
     part: int
     behind: Place | None
     rows: int
+    rank: int | None = None
+
+
+class Piece(NamedTuple):
+    """Rows of one part, and how many stand before them."""
+
+    rank: int
+    flat: Flat
 
 
 class Source(Protocol):
@@ -48,19 +61,24 @@ class Source(Protocol):
 
 
 class LiveSource:
-    """All time, or one period: a sorted set a shard."""
+    """All time, or one period: a sorted set a shard.
+
+    Rows behind a place are found by a script, which searches, or at the rank that the place had
+    when its cursor was made, which costs no more than the first page does. Some rows around are
+    read with them: between which two of them the place lies shows whether these are the rows.
+    """
 
     width = 2
 
     def __init__(self, store: LedgerStore, period: Period | None = None) -> None:
         self._store = store
         self._period = period
+        self._pieces: dict[int, list[Piece]] = {}
         self.parts = store.identity.shards
 
     def read(self, slices: Sequence[Slice]) -> list[Flat]:
-        """Read slices of shards, one round trip a server."""
-        answers = self._store.read([(each.part, self._command(each)) for each in slices])
-        return _rows_of(slices, answers)
+        """Read slices of shards, one round trip a server; two where ranks have shifted."""
+        return self._taken(slices, self._store.read([(each.part, self._command(each)) for each in slices]))
 
     def totals(self) -> Totals:
         """Return the period's totals."""
@@ -70,7 +88,11 @@ class LiveSource:
         """Read slices and the period's totals in the same round trip."""
         calls = self._store.totals_calls(self._period)
         answers = self._store.read(calls + [(each.part, self._command(each)) for each in slices])
-        return Totals.of(answers[: len(calls)]), _rows_of(slices, answers[len(calls) :])
+        return Totals.of(answers[: len(calls)]), self._taken(slices, answers[len(calls) :])
+
+    def ranks_behind(self, place: Place) -> list[int]:
+        """Return for each part how many rows stand before what comes behind a place, as far as was read."""
+        return [self._rank_behind(place, self._pieces.get(part, [])) for part in range(self.parts)]
 
     def walk(self, part: int, behind: Place | None) -> Iterator[Flat]:
         """Yield all rows of a shard behind a place, in pieces that keep nobody else waiting."""
@@ -84,11 +106,58 @@ class LiveSource:
         key = self._store.set_key(piece.part, self._period)
         if piece.behind is None:
             return ("ZREVRANGE", key, 0, piece.rows - 1, "WITHSCORES")
-        return ("EVALSHA", script("page").sha, 1, key, piece.rows, *piece.behind, "down")
+        if piece.rank is None:
+            return ("EVALSHA", script("page").sha, 1, key, piece.rows, *piece.behind, "down")
+        first, rows = _around(piece)
+        return ("ZREVRANGE", key, first, first + rows - 1, "WITHSCORES")
+
+    def _taken(self, slices: Sequence[Slice], answers: Sequence[Any]) -> list[Flat]:
+        """Return the rows of slices; those that were not where they had been are looked for by their place."""
+        pieces = [piece_of(each, answer) for each, answer in zip(slices, answers, strict=True)]
+        moved = [index for index, piece in enumerate(pieces) if piece is None]
+        if moved:
+            again = [slices[index]._replace(rank=None) for index in moved]
+            found = self._store.read([(each.part, self._command(each)) for each in again])
+            for index, each, answer in zip(moved, again, found, strict=True):
+                pieces[index] = piece_of(each, answer)
+        return [self._remembered(each, piece) for each, piece in zip(slices, pieces, strict=True) if piece]
+
+    def _remembered(self, piece: Slice, found: Piece) -> Flat:
+        self._pieces.setdefault(piece.part, []).append(found)
+        return found.flat
+
+    def _rank_behind(self, place: Place, pieces: Sequence[Piece]) -> int:
+        for rank, flat in reversed(pieces):
+            if rows := rows_before(place, flat):
+                return rank + rows
+        return pieces[0].rank if pieces else 0
 
 
-def _rows_of(slices: Sequence[Slice], answers: Sequence[Any]) -> list[Flat]:
-    return [answer[1] if each.behind else answer for each, answer in zip(slices, answers, strict=True)]
+def rows_before(place: Place, flat: Flat) -> int:
+    """Return how many of these rows do not come behind a place."""
+    rows = range(len(flat) // 2)
+    return bisect_left(rows, True, key=lambda at: (int(flat[2 * at + 1]), flat[2 * at]) < place)
+
+
+def _around(piece: Slice) -> tuple[int, int]:
+    """Return from which rank on so many rows are read for a slice that has a rank."""
+    assert piece.rank is not None
+    spare = 2 + isqrt(piece.rows) // 2
+    first = max(0, piece.rank - spare)
+    return first, piece.rank + piece.rows + spare - first
+
+
+def piece_of(piece: Slice, answer: Any) -> Piece | None:
+    """Return what a slice's command found; None where the rows are not all among those that it read."""
+    if piece.behind is None:
+        return Piece(0, answer)
+    if piece.rank is None:
+        return Piece(*answer)
+    first, rows = _around(piece)
+    before = rows_before(piece.behind, answer)
+    begins = before > 0 or first == 0
+    ends = len(answer) - 2 * before >= 2 * piece.rows or len(answer) < 2 * rows
+    return Piece(first + before, answer[2 * before : 2 * (before + piece.rows)]) if begins and ends else None
 
 
 def walk_set(
