@@ -32,6 +32,8 @@ class LocalIssuer:
         self.claims: dict[str, Any] = {"sub": "ada", "preferred_username": "Ada", "roles": ["staff"]}
         self.token_changes: dict[str, Any] = {}
         """What its token endpoint does otherwise than it should: claims of the ID token."""
+        self.document: dict[str, Any] = {}
+        """What it says of itself otherwise than it should."""
         self.codes: dict[str, dict[str, str]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
         self.url = f"http://127.0.0.1:{self._server.server_port}/realm"
@@ -91,7 +93,8 @@ class LocalIssuer:
         if path.endswith("/openid-configuration"):
             names = {"authorization_endpoint": "authorize", "token_endpoint": "token", "jwks_uri": "jwks",
                      "userinfo_endpoint": "userinfo", "end_session_endpoint": "end"}  # fmt: skip
-            return 200, {"issuer": self.url, **{name: f"{self.url}/{last}" for name, last in names.items()}}
+            addresses = {name: f"{self.url}/{last}" for name, last in names.items()}
+            return 200, {"issuer": self.url, **addresses, **self.document}
         if path.endswith("/jwks"):
             return 200, KeySet(self.keys).as_dict(private=False)
         if path.endswith("/userinfo"):

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+import requests
 from flask import Flask
 from flask.testing import FlaskClient
 from joserfc import jws
@@ -49,7 +50,14 @@ def one_issuer() -> Iterator[LocalIssuer]:
 @pytest.fixture
 def issuer(one_issuer: LocalIssuer) -> LocalIssuer:
     """That issuer, as new."""
-    fresh: dict[str, Any] = {"keys": [RSA, EC], "asked": [], "away": False, "token_changes": {}, "codes": {}}
+    fresh: dict[str, Any] = {
+        "keys": [RSA, EC],
+        "asked": [],
+        "away": False,
+        "token_changes": {},
+        "document": {},
+        "codes": {},
+    }
     fresh["claims"] = {"sub": "ada", "preferred_username": "Ada", "roles": ["staff"]}
     for name, value in fresh.items():
         setattr(one_issuer, name, value)
@@ -94,6 +102,7 @@ def test_a_token_gives_what_its_claims_say(client: FlaskClient, issuer: LocalIss
     assert client.post("/test/0/", headers=bearer(staff)).status_code == 403
     for roles in (["strangers"], [], "staffx", None, {"staff": True}, ["stats:read"]):
         assert status_of(client, issuer.access(roles=roles)) == 403
+    assert status_of(client, issuer.access(typ=["Bearer"])) == 200
 
 
 def part(content: Any) -> str:
@@ -257,7 +266,14 @@ def test_an_issuer_that_is_away_locks_nobody_out(settings: Settings, issuer: Loc
 
 @pytest.mark.parametrize(
     "change",
-    [{"issuer": "https://evil.example"}, {"jwks_uri": "http://evil.example/keys"}, {"jwks_uri": 7}, {"jwks_uri": None}],
+    [
+        {"issuer": "https://evil.example"},
+        {"jwks_uri": "http://evil.example/keys"},
+        {"jwks_uri": 7},
+        {"jwks_uri": None},
+        {"jwks_uri": "https://["},
+        {"jwks_uri": "https://id.example:port/"},
+    ],
 )
 def test_an_issuer_that_is_another_is_not_believed(issuer: LocalIssuer, change: dict[str, Any]) -> None:
     """A document that names another issuer, or keys that come without TLS: as good as none."""
@@ -272,6 +288,32 @@ def test_an_issuer_that_is_another_is_not_believed(issuer: LocalIssuer, change: 
     with pytest.raises(IssuerUnavailableError):
         seen.known()
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("error", [OSError("no certificates there"), RecursionError(), requests.ConnectionError()])
+def test_an_issuer_that_cannot_be_asked(issuer: LocalIssuer, error: Exception) -> None:
+    """Whatever keeps us from asking it, a wrong REQUESTS_CA_BUNDLE too, is as good as its being away."""
+
+    def fetch(_url: str) -> Any:
+        raise error
+
+    with pytest.raises(IssuerUnavailableError):
+        Issuer(issuer.url, fetch, Clock()).known()
+
+
+@pytest.mark.parametrize("endpoint", ["https://[", "https://id.example:port/", 7, "javascript:alert(1)"])
+def test_addresses_that_are_none_lead_nowhere(client: FlaskClient, issuer: LocalIssuer, endpoint: Any) -> None:
+    """An issuer that names no address for signing in or out is told to people, and leads them nowhere."""
+    wrong = {"authorization_endpoint": endpoint, "end_session_endpoint": endpoint}
+    issuer.document = {**wrong, "token_endpoint_auth_methods_supported": None}
+    assert client.get("/auth/sign-in").status_code == 503
+    assert client.post("/auth/sign-out", headers=OWN_PAGE).status_code == 200
+
+
+def test_an_issuer_may_leave_out_how_services_say_who_they_are(client: FlaskClient, issuer: LocalIssuer) -> None:
+    """Then it is the way that OpenID Connect names as the default."""
+    issuer.document = {"token_endpoint_auth_methods_supported": None}
+    assert finish(client, issuer.authorize(begin(client))).status_code == 302
 
 
 def begin(client: FlaskClient, path: str = "/") -> str:

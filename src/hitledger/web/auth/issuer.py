@@ -97,7 +97,11 @@ class Issuer:
             if self._looked_at == before and self._clock() - before >= LEAST_SECONDS:
                 self._looked_at = self._clock()
                 self._known, self._seen_at = self._read(), self._looked_at
-        except (requests.RequestException, ValueError) as error:
+        except (
+            OSError,
+            ValueError,
+            RecursionError,
+        ) as error:  # requests' own errors, and certificates that are missing
             log.warning("the issuer of tokens cannot be asked: %s", error)
         finally:
             self._looking.release()
@@ -134,7 +138,11 @@ def read_keys(document: Any) -> tuple[Key, ...]:
 
 def is_safe(url: str) -> bool:
     """Tell whether an address of the issuer is one with TLS, or on this machine."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
     return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
 
 

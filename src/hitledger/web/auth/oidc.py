@@ -102,7 +102,7 @@ class SignIn:
             if "error" in request.args or "code" not in request.args or not self._is_ours(known):
                 return page(403, failed="The sign-in service has not signed you in.", next=flow.path)
             claims, id_token = self._fetch(known, flow, request.args["code"])
-        except (IssuerUnavailableError, requests.RequestException):
+        except (IssuerUnavailableError, OSError):  # of which requests' errors are
             return page(503, failed=AWAY, next=flow.path)
         except (InvalidTokenError, AuthlibBaseError, ValueError) as error:
             log.warning("a sign-in failed: %s", error)
@@ -133,7 +133,8 @@ class SignIn:
 
     def _client(self, known: Known) -> OAuth2Session:
         """Return Authlib's client, which says who we are in a way that the issuer takes."""
-        ways = known.metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
+        ways = known.metadata.get("token_endpoint_auth_methods_supported")
+        ways = ways if isinstance(ways, list) else ["client_secret_basic"]
         way = next((each for each in ("client_secret_basic", "client_secret_post") if each in ways), None)
         return OAuth2Session(
             self._settings.oidc_client_id,

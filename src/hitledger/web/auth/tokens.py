@@ -46,7 +46,7 @@ class TokenChecker:
             InvalidTokenError: it is not good. IssuerUnavailableError: nobody can tell.
         """
         claims = self._decode(text, self._settings.oidc_audience or self._settings.oidc_client_id or "")
-        if claims.keys() & NOT_FOR_ACCESS or claims.get("typ") in OTHER_TYPES:
+        if claims.keys() & NOT_FOR_ACCESS or str(claims.get("typ")) in OTHER_TYPES:
             raise InvalidTokenError("it is no access token.")
         return self.principal(claims)
 
