@@ -395,6 +395,8 @@ def test_clients_in_other_languages(
     for words in (["/from/elsewhere"], ["/from/elsewhere", "41"]):
         ended = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60, check=False)
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    none = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert none.returncode == 1
     bad = subprocess.run([*command, "/a b"], capture_output=True, text=True, timeout=60, check=False)
     assert bad.returncode == 1
     assert "percent-encoded" in bad.stderr
@@ -403,3 +405,21 @@ def test_clients_in_other_languages(
     gone = subprocess.run([*command, "/x"], capture_output=True, text=True, timeout=60, check=False)
     assert gone.returncode == 1
     assert gone.stderr
+
+
+@pytest.mark.slow
+def test_a_program_of_node_s_ends_by_itself(
+    start: Start, settings: Settings, store: LedgerStore, tmp_path: Path
+) -> None:
+    """A program that uses the client's file counts what it means to, whatever its own arguments are, and ends."""
+    if not shutil.which("node"):
+        pytest.skip("needs node; .ci/run installs it")
+    start()
+    program = tmp_path / "job.mjs"
+    program.write_text(f"""
+        import {{ count }} from "{CLIENTS / "count.mjs"}";
+        await Promise.all([count("/job"), count("/job", 2)]);
+        await count("/job", 4);
+    """)
+    subprocess.run(["node", program, "/not-this"], check=True, timeout=60)
+    assert counts(settings, store) == {"/job": 7}

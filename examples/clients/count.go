@@ -25,7 +25,14 @@ func Count(connection net.Conn, answers *bufio.Reader, path, hits string) error 
 }
 
 func main() {
-	connection, err := net.Dial("unix", os.Getenv("HITLEDGER_INTAKE_SOCKET"))
+	if len(os.Args) < 2 {
+		log.Fatal("usage: count PATH [HITS]")
+	}
+	socket := os.Getenv("HITLEDGER_INTAKE_SOCKET")
+	if socket == "" {
+		socket = ".hitledger/intake.sock"
+	}
+	connection, err := net.Dial("unix", socket)
 	if err != nil {
 		log.Fatal(err)
 	}
