@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,37 @@ def test_sections(ledger: hitledger.Ledger) -> None:
             next(ledger.rows(group="1"))
         with pytest.raises(QueryError, match=r"Ledger\.rows"):
             next(ledger.sections(prefix="/api/"))
+
+
+def test_series(ledger: hitledger.Ledger) -> None:
+    """One URL's series and that of all requests, lines included, cover what is kept or the times that are given."""
+    now = datetime.now(UTC)
+    start, end = (f"{now + timedelta(days=days):%Y-%m-%d}" for days in (-1, 1))
+    with ledger:
+        assert sum(point.requests for point in ledger.history().series) == sum(COUNTS.values())
+        assert len(ledger.history(by="month", from_=start[:7]).series) in (1, 2)
+        found = [point.requests for point in ledger.url("/api/29/", by="hour", from_=start, to=end).series]
+        assert sum(found) == 29
+        assert sum(point.requests for point in ledger.history(by="hour", from_=start, to=end).series) == ledger.total()
+        for wrong in ({"at": start}, {"to": end}, {"from_": end, "to": start}):
+            with pytest.raises(QueryError):
+                ledger.history(**wrong)
+
+
+def test_the_environment_says_the_rest(
+    settings: Settings, ledger: hitledger.Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the service is told of how long it keeps, of patterns and of the keys' prefix, a program is told as well."""
+    del ledger
+    patterns = tmp_path / "patterns.toml"
+    patterns.write_text('[[pattern]]\nmatch = "/api/*/"\n')
+    monkeypatch.setenv("HITLEDGER_KEY_PREFIX", settings.key_prefix)
+    monkeypatch.setenv("HITLEDGER_RETENTION_HOURS", "0")
+    monkeypatch.setenv("HITLEDGER_PATTERNS_FILE", str(patterns))
+    with hitledger.Ledger(str(settings.redis_url)) as told:
+        assert [row.section for row in told.sections(group="patterns")] == ["/api/*/"]
+        with pytest.raises(NotKeptError):
+            told.page(period="hour")
 
 
 def test_bad_parameters_are_named(ledger: hitledger.Ledger) -> None:

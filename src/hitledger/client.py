@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from hitledger.errors import QueryError
 from hitledger.ledger import LedgerStore
-from hitledger.periods import Retention
+from hitledger.report.history import History
 from hitledger.report.page import (
     ROUTES,
     SECTIONS,
@@ -28,7 +28,7 @@ from hitledger.report.page import (
 )
 from hitledger.report.query import ROUTE, Query
 from hitledger.report.reports import Reports
-from hitledger.report.single import UrlReport, report_url
+from hitledger.report.single import UrlReport
 from hitledger.settings import Settings
 
 
@@ -42,18 +42,22 @@ class Ledger:
     `to`, `tz`, `prefix`, `under`, `group`, `search`. Hits that hosts have journalled and not posted yet
     are not in a report; that is at most their posting interval (100 ms by default).
 
+    What else there is to set, how long counts are kept and where the patterns are among it, is in the
+    environment, as for the service: `HITLEDGER_RETENTION_HOURS`, `HITLEDGER_PATTERNS_FILE` and so on.
+
     Every method raises LedgerUnavailableError where the ledger cannot be reached, QueryError
     for a parameter that is not allowed, and NotKeptError for a time that is not kept.
     """
 
-    def __init__(self, url: str, *, key_prefix: str = "hitledger") -> None:
+    def __init__(self, url: str, *, key_prefix: str | None = None) -> None:
         """`url` is what HITLEDGER_REDIS_URL takes. Raises SettingsError for one that is not allowed."""
-        self._settings = Settings.from_environment({"HITLEDGER_REDIS_URL": url, "HITLEDGER_KEY_PREFIX": key_prefix})
-        self._store = LedgerStore(self._settings)
+        given = {"HITLEDGER_REDIS_URL": url} | ({} if key_prefix is None else {"HITLEDGER_KEY_PREFIX": key_prefix})
+        settings = Settings.from_environment({**os.environ, **given})
+        self._store = LedgerStore(settings)
         directory = tempfile.mkdtemp(prefix="hitledger-")
         # A notebook closes nothing.
         self._clean_up = weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
-        self._reports = Reports(self._store, self._settings, directory=Path(directory))
+        self._reports = Reports(self._store, settings, directory=Path(directory))
 
     def page(self, *, limit: int = 1000, cursor: str | None = None, **parameters: str) -> Page:
         """Return one page, most requested first; `Page.cursor` continues it."""
@@ -88,9 +92,13 @@ class Ledger:
         """Return the most requested URLs."""
         return self.page(limit=limit, **parameters).rows
 
-    def url(self, url: str, *, by: str = "day") -> UrlReport:
-        """Return one URL's total, rank and series by hour, day or month."""
-        return report_url(self._store, Retention.of(self._settings), url, by, None, datetime.now(UTC))
+    def url(self, url: str, *, by: str = "day", **times: str) -> UrlReport:
+        """Return one URL's total, rank and series by hour, day or month, over what is kept or `from_` ... `to`."""
+        return self._reports.url(url, by, _read_times(times))
+
+    def history(self, *, by: str = "day", **times: str) -> History:
+        """Return how many requests came in each hour, day or month, over what is kept or `from_` ... `to`."""
+        return self._reports.history(by, _read_times(times))
 
     def total(self) -> int:
         """Return all requests since the ledger began, those under no URL included."""
@@ -114,3 +122,7 @@ class Ledger:
 
 def _texts(parameters: dict[str, str]) -> dict[str, str]:
     return {name.rstrip("_"): str(text) for name, text in parameters.items()}
+
+
+def _read_times(times: dict[str, str]) -> Query:
+    return Query.read(_texts(times), ("from", "to", "tz"))

@@ -89,7 +89,9 @@ def read_patterns(path: Path | None) -> ByPattern:
         raise SettingsError(f"HITLEDGER_PATTERNS_FILE is no TOML: {error}.", _EXAMPLE) from None
     tables = content.pop("pattern", [])
     if content or not isinstance(tables, list) or len(tables) > MOST_PATTERNS:
-        raise SettingsError(f"HITLEDGER_PATTERNS_FILE holds more than up to {MOST_PATTERNS} patterns.", _EXAMPLE)
+        raise SettingsError(
+            f"HITLEDGER_PATTERNS_FILE holds something else than up to {MOST_PATTERNS} patterns.", _EXAMPLE
+        )
     return ByPattern([_rule(table) for table in tables])
 
 
