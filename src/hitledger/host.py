@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -57,13 +58,14 @@ class Host:
 
     def files(self, directory: Path, suffix: str) -> list[tuple[Path, int]]:
         """Return the files of a directory that end so, by name, with their sizes in bytes."""
-        try:
-            with os.scandir(directory) as entries:
-                return sorted(
-                    (directory / entry.name, entry.stat().st_size) for entry in entries if entry.name.endswith(suffix)
-                )
-        except FileNotFoundError:
-            return []
+        found = []
+        with suppress(FileNotFoundError), os.scandir(directory) as entries:
+            for entry in entries:
+                # One that another process deletes meanwhile is not there, and all others are.
+                with suppress(FileNotFoundError):
+                    if entry.name.endswith(suffix):
+                        found.append((directory / entry.name, entry.stat().st_size))
+        return sorted(found)
 
     def names(self, directory: Path, suffix: str) -> set[str]:
         """Return the names of the files of a directory that end so, without asking for each file's size."""
