@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 
+from hitledger.counting import JOURNAL, RECEIVED, HitCounter
 from hitledger.forks import tell_of_forks
+from hitledger.ledger import LedgerStore
+from hitledger.settings import Settings
 
 
 class Told:
@@ -30,3 +33,22 @@ def test_all_are_told_in_the_child_alone() -> None:
         os._exit(0 if all(each.times == 1 for each in told) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert not any(each.times for each in told)
+
+
+def test_the_meters_have_all_hits_of_a_child(settings: Settings, store: LedgerStore) -> None:
+    """A child that has counted more than its parent before anybody looks is told of whole, and the parent once."""
+    counter = HitCounter(settings, store)
+    counter.journal._on_open = lambda: None  # no background looks before the test does
+    for _ in range(3):
+        counter.note(b"/parent", "200")
+    counter._maintain()
+    child = os.fork()
+    if not child:
+        for _ in range(5):
+            counter.note(b"/child", "200")
+        counter._maintain()
+        counter.meters.save()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert counter.meters.read()[JOURNAL][RECEIVED] == 8
+    counter.stop()

@@ -9,7 +9,6 @@ although the connection broke, and only the watermark can tell.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from hitledger.aof import NotReadyError, UnsafeServerError
 from hitledger.clients import Clients
 from hitledger.cluster import ClusterDirectory
 from hitledger.errors import LedgerError, LedgerMismatchError, LedgerUnavailableError
+from hitledger.forks import tell_of_forks
 from hitledger.sentinel import SentinelDirectory
 
 log = logging.getLogger("hitledger.ledger")
@@ -138,9 +138,9 @@ class ManyServers:
         self._address = address
         self._directory = directory
         self._start_anew()
+        tell_of_forks(self)
 
     def _start_anew(self) -> None:
-        self._pid = os.getpid()
         self._clients: dict[Node, Clients] = {}
         self._trouble = True
         self._known = False
@@ -190,10 +190,6 @@ class ManyServers:
 
     def _look(self) -> None:
         """Find out who is in charge, if there was trouble since; the last answer holds where nobody can say."""
-        if self._pid != os.getpid():
-            # A thread of the parent's may have held any of these locks, and does not run in this process.
-            self._directory.forget()
-            self._start_anew()
         if self._known and not self._trouble:
             return
         if not self._looking.acquire(blocking=not self._known):
@@ -217,6 +213,11 @@ class ManyServers:
             log.debug("nobody says which servers hold the ledger now: %s", type(error).__name__)
         finally:
             self._looked_at = time.monotonic()
+
+    def after_fork_in_child(self) -> None:
+        """Let go of what is the parent's, and begin anew."""
+        self._directory.forget()
+        self._start_anew()
 
 
 def connect(url: str) -> Connections:

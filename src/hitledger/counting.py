@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from hitledger.bookkeeper import Bookkeeper
 from hitledger.entries import MOST_ROUTES
+from hitledger.forks import tell_of_forks
 from hitledger.journal import OVERSIZED_KIND, PATH, UNMATCHED_KIND, JournalWriter
 from hitledger.ledger import LedgerStore
 from hitledger.meters import Meters
@@ -58,6 +59,11 @@ class HitCounter:
         self._route_failed = False
         self._uncounted = frozenset(path for path in settings.uncounted_paths if not path.endswith("*"))
         self._uncounted_prefixes = tuple(path[:-1] for path in settings.uncounted_paths if path.endswith("*"))
+        tell_of_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """Let go of what is the parent's, and begin anew."""
+        self._told = Told(0, 0)
 
     @classmethod
     def from_environment(cls) -> HitCounter:
@@ -122,8 +128,6 @@ class HitCounter:
     def _meter(self) -> None:
         """Add what was received and lost since last time to the host's meters."""
         now, told = Told(self.journal.received, self.journal.lost), self._told
-        if now.received < told.received:
-            told = Told(0, 0)  # in a process that was forked off
         if now.received > told.received:
             self.meters.add(JOURNAL, RECEIVED, now.received - told.received)
         if now.lost > told.lost:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hitledger.findings import FAIL, OK, UNKNOWN, WARN, Finding
+from hitledger.host import Host
 from hitledger.settings import Settings
 
 # From statfs(2).
@@ -75,7 +76,7 @@ def check_space(settings: Settings) -> Finding:
     """See that the journal may grow to its cap while the ledger is away."""
     disk = os.statvfs(nearest(settings.journal_dir))
     free = disk.f_bavail * disk.f_frsize
-    held = sum(file.stat().st_size for file in settings.journal_dir.glob("*.*") if file.is_file())
+    held = sum(size for _, size in Host().files(settings.journal_dir, ""))
     left = max(0, settings.journal_cap_bytes - held)
     remedy = "Make room, or lower HITLEDGER_JOURNAL_CAP_BYTES to what you can spare."
     if free < settings.journal_file_bytes or (disk.f_files > 0 and disk.f_favail < FEWEST_INODES):

@@ -27,7 +27,6 @@ the batch's end in the same step as the counts (`lua/post.lua`).
 
 from __future__ import annotations
 
-import os
 import secrets
 import threading
 import time
@@ -54,6 +53,7 @@ from hitledger.entries import (
 )
 from hitledger.errors import LedgerError, LedgerMismatchError
 from hitledger.findings import FAIL
+from hitledger.forks import tell_of_forks
 from hitledger.periods import Period, Retention
 from hitledger.settings import Settings
 
@@ -79,16 +79,21 @@ class LedgerStore:
         self._connections = connections
         self._identity: LedgerIdentity | None = None
         self._opening = threading.Lock()
-        self._pid = os.getpid()
         self._generations: dict[int, str] = {}
         """Shards that keep sections, and which; as the posting script said last."""
+        tell_of_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """Let go of what is the parent's, and begin anew."""
+        # A thread of the parent's may have held it, and is not here to give it back.
+        self._opening = threading.Lock()
 
     # Which ledger it is
 
     @property
     def identity(self) -> LedgerIdentity:
         """Which ledger this is, as last seen; opened at the first use. Raises like `open`."""
-        with self._opening_alone():
+        with self._opening:
             return self._identity or self._open()
 
     def open(self) -> LedgerIdentity:
@@ -98,14 +103,8 @@ class LedgerStore:
             LedgerUnavailableError: the server cannot be reached or is not ready.
             LedgerMismatchError: its format, shards or eviction policy do not fit.
         """
-        with self._opening_alone():
+        with self._opening:
             return self._open()
-
-    def _opening_alone(self) -> threading.Lock:
-        if self._pid != os.getpid():
-            # Forked off while a thread of the parent's may have held it: that thread does not run here.
-            self._pid, self._opening = os.getpid(), threading.Lock()
-        return self._opening
 
     def _open(self) -> LedgerIdentity:
         self._identity = None
