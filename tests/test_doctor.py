@@ -208,6 +208,15 @@ def test_clocks_that_disagree_are_named(ahead: int, status: str) -> None:
     assert doctor._check_clock_of(cast("redis.Redis", Shifted())).status == status
 
 
+@pytest.mark.parametrize(
+    ("took", "status"),
+    [([0.2, 1.0, 1.1, 1.0, 1.0], OK), ([0.1, 0.1, 0.1, 0.1, 0.1], FAIL), ([0.9, 0.8, 0.1, 0.9, 0.8], FAIL)],
+)
+def test_a_busy_machine_makes_no_server_honest(took: list[float], status: str) -> None:
+    """Who syncs once a second is waited for each time; who answers before it has is quick at least once."""
+    assert doctor._judge(took, "everysec").status == status
+
+
 def test_few_descriptors_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that may open few files cannot serve many connections."""
     monkeypatch.setattr(hostchecks, "FEWEST_DESCRIPTORS", 2**40)

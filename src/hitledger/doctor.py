@@ -31,8 +31,9 @@ from hitledger.settings import Settings
 PROBES = 5
 PROBE_MS = 1500
 """How long one WAITAOF of the probe may take: less than a command may."""
-HONEST_SECONDS = 1.0
-"""Five syncs a second apart take longer than this; a server that answers before them does not."""
+HONEST_SECONDS = 0.5
+"""Of syncs a second apart, each behind the first is waited for longer than this, on however busy a machine;
+a server that answers before them is quick at least once."""
 CLOCK_SECONDS = 1.0
 FAR_OFF_SECONDS = 60.0
 ON = {ONE: "one server", CLUSTER: "a cluster", SENTINEL: "what Sentinel watches"}
@@ -183,8 +184,9 @@ def _probe_waitaof(store: LedgerStore) -> Iterator[Finding]:
 
 
 def _probe_one(client: redis.Redis, key: str) -> Finding:
-    began = time.monotonic()
+    took: list[float] = []
     for number in range(PROBES):
+        began = time.monotonic()
         commands = [("SET", key, number, "PX", 10_000), ("WAITAOF", 1, 0, PROBE_MS)]
         written, durable = send_together(client, commands)
         error = error_in(written) or error_in(durable)
@@ -196,7 +198,8 @@ def _probe_one(client: redis.Redis, key: str) -> Finding:
         if durable[0] < 1:
             what = f"The server did not say within {PROBE_MS / 1000} s that a write is on its disk."
             return Finding("waitaof", FAIL, what, "Set appendfsync to always; look at its disk.")
-    return _judge(time.monotonic() - began, _sync_of(client))
+        took.append(time.monotonic() - began)
+    return _judge(took, _sync_of(client))
 
 
 def _sync_of(client: redis.Redis) -> str | None:
@@ -206,11 +209,11 @@ def _sync_of(client: redis.Redis) -> str | None:
         return None
 
 
-def _judge(seconds: float, sync: str | None) -> Finding:
-    each = f"{seconds / PROBES * 1000:.1f} ms"
+def _judge(took: list[float], sync: str | None) -> Finding:
+    each = f"{sum(took) / PROBES * 1000:.1f} ms"
     if sync == "always":
         return Finding("waitaof", OK, f"A write is on the server's disk, and said to be, within {each}.")
-    if seconds > HONEST_SECONDS:
+    if min(took[1:]) > HONEST_SECONDS:
         return Finding("waitaof", OK, f"The server waits for its disk, {each} a time.")
     if sync is None:
         what = f"The server says within {each} that a write is on its disk; whether it is cannot be seen from here."
