@@ -26,6 +26,9 @@ pytestmark = [
     pytest.mark.skipif(chromium() is None, reason="there is no Chromium: apt-get install chromium"),
 ]
 AXE = Path(__file__).parent / "data" / "axe-core" / "axe.min.js"
+CUT_OFF = """[...document.querySelectorAll(".tabs, .card, .balance, dd, header, .find")]
+    .filter(each => each.scrollWidth > each.clientWidth).map(each => each.outerHTML.slice(0, 120))"""
+"""What is wider than its place."""
 HOSTILE = (
     "<script>window.hurt = 1</script>",
     "<img src=x onerror=window.hurt=1>",
@@ -369,13 +372,15 @@ def test_nothing_shuts_people_out(tab: Tab, scheme: str) -> None:
     run = json.loads(tab.service.read("/test/runs/"))["runs"]
     pages = ["/", "/?prefix=%2Fapi%2F&group=2", "/?search=nothing+like+it", "/?limit=0", "/runs/", f"/url?{long}"]
     pages += [f"/runs/?run={each['id']}" for each in run[:1]]
-    for width in (390, 1100):
+    for width in (360, 1100):
         tab.page.set_viewport_size({"width": width, "height": 800})
         for address in pages:
             tab.page.goto(tab.service.address + address)
             assert (address, tab.serious()) == (address, [])
             wide = tab.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert (address, wide) == (address, 0)
+            cut = tab.page.evaluate(CUT_OFF)
+            assert (address, cut) == (address, [])
     tab.complaints[:] = [each for each in tab.complaints if "422" not in each]
 
 

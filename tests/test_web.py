@@ -76,6 +76,17 @@ def test_unknown_paths_and_methods_are_problems(client: FlaskClient) -> None:
     assert "GET" in answer.headers["Allow"]
 
 
+def test_a_browser_that_is_lost_gets_a_page(client: FlaskClient) -> None:
+    """Whoever follows a wrong link in a browser is shown the way; where there is something, errors stay problems."""
+    browser = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+    answer = client.get("/nothing", headers=browser)
+    assert (answer.status_code, answer.mimetype) == (404, "text/html")
+    assert 'href="/docs/"' in answer.get_data(as_text=True)
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    problem_of(client.get("/test/runs/none/", headers=browser), 404)
+    problem_of(client.post("/nothing", headers=browser), 404)
+
+
 def test_a_long_path_is_a_problem_and_counts_as_oversized(client: FlaskClient) -> None:
     """414 before any endpoint sees it; its text does not come back at full length."""
     content = problem_of(client.get("/api/" + "x" * 9_000), 414)

@@ -71,7 +71,7 @@ def test_a_wrong_parameter_is_said_on_the_page(client: FlaskClient) -> None:
     """A mistyped address is a page that says so, with what can be asked instead."""
     answer = client.get("/?limit=0")
     assert answer.status_code == 422
-    assert "limit: " in answer.get_data(as_text=True)
+    assert "The parameter limit takes a whole number" in answer.get_data(as_text=True)
 
 
 def test_sections_can_be_walked_down(client: FlaskClient) -> None:
@@ -272,3 +272,18 @@ def test_the_first_load_is_light(client: FlaskClient) -> None:
         size += len(answer.get_data())
         answer.close()
     assert size < 100_000
+
+
+def test_a_run_that_is_not_there_is_said_and_stays_said(client: FlaskClient) -> None:
+    """An address of a run that is forgotten says so, and what keeps the page up to date goes on saying it."""
+    said = "There is no such test run"
+    page = client.get("/runs/?run=01ARZ3NDEKTSV4RRFFQ69G5FAV").get_data(as_text=True)
+    (live,) = re.findall(r'data-live="([^"]+)"', page)
+    assert said in page
+    assert said in client.get(live.replace("&amp;", "&")).get_data(as_text=True)
+
+
+def test_a_search_is_shown_as_it_was_typed(client: FlaskClient) -> None:
+    """Spaces are spaces in what the page says of a search; what could turn the text around stays encoded."""
+    assert "No URL contains “<bdi>no such thing</bdi>”" in client.get("/?search=no+such+thing").get_data(as_text=True)
+    assert "“<bdi>%E2%80%AEevil</bdi>”" in client.get("/?search=%E2%80%AEevil").get_data(as_text=True)

@@ -24,6 +24,7 @@ from hitledger.web.dashboard import dashboard_blueprint
 from hitledger.web.docs import docs_blueprint
 from hitledger.web.health import health_api
 from hitledger.web.limits import Limits
+from hitledger.web.lost import install_lost_page
 from hitledger.web.metrics import metrics_blueprint
 from hitledger.web.observed import Observed
 from hitledger.web.problems import Problem, install_problems, validation_failed
@@ -80,6 +81,7 @@ def build_app(services: Services, tracing: Tracing | None = None) -> Flask:
     install_request_checks(app, services.settings)
     install_trusted_hosts(app, services.settings)
     install_problems(app)
+    install_lost_page(app)
     limits = Limits(services.settings)
     for pages in install_auth(app, services):
         limits.guard(pages)

@@ -25,6 +25,7 @@ from hitledger.web.addresses import (
 )
 from hitledger.web.chart import is_within
 from hitledger.web.desk import Desk
+from hitledger.web.names import readable
 from hitledger.web.rows import TableRow, percent, rows_of_page
 from hitledger.web.shown import Shown
 from hitledger.web.treemap import Tile, tiles_of
@@ -35,14 +36,34 @@ FEW_URLS = 3
 """Up to so many, a newcomer is told how to go on."""
 
 
+PHONE_PIXELS = 330
+"""How wide the map is on a narrow phone."""
+NAME_PIXELS, COUNT_PIXELS, EDGE_PIXELS = 8, 7, 12
+"""How wide one character of a name, or of a count, is, and what is left free beside it."""
+
+
 @dataclass(frozen=True)
 class Area:
-    """A section in the map: its tile and its row; no row for all that is not among the rows."""
+    """A section in the map: its tile, its row and its name there; no row for all that is not among the rows."""
 
     tile: Tile
     row: TableRow | None
+    name: str
     requests: int
     share: float
+
+    @property
+    def is_name_short(self) -> bool:
+        """Tell whether the name fits in on a phone, too."""
+        return self._fits(len(self.name) * NAME_PIXELS)
+
+    @property
+    def is_count_short(self) -> bool:
+        """Tell whether the count does."""
+        return self.is_name_short and self._fits(len(f"{self.requests:,}") * COUNT_PIXELS)
+
+    def _fits(self, pixels: int) -> bool:
+        return float(self.tile.width.rstrip("%")) / 100 * PHONE_PIXELS >= pixels + EDGE_PIXELS
 
 
 def now_context(desk: Desk, texts: dict[str, str]) -> dict[str, Any]:
@@ -53,7 +74,11 @@ def now_context(desk: Desk, texts: dict[str, str]) -> dict[str, Any]:
         query, by = query_of(texts), chart_kind_of(texts)
         shown = look.read(query, lambda: desk.reports.page(query))
     except QueryError as error:
-        query, by, shown = Query(limit=ROWS_SHOWN), "hour", Shown(None, f"{error.parameter}: {error.message}", 422)
+        query, by, shown = (
+            Query(limit=ROWS_SHOWN),
+            "hour",
+            Shown.refusal(error),
+        )
     page, rank = shown.report, rank_of(texts)
     rows = rows_of_page(page, rank, look.hours_of if _is_of_now(query) else _no_hours) if page else []
     typed = texts.get("search", "")
@@ -72,7 +97,7 @@ def now_context(desk: Desk, texts: dict[str, str]) -> dict[str, Any]:
         "until": until_of(query),
         "page": page,
         "rows": rows,
-        "areas": _areas_of(page, rows) if page and not query.cursor else [],
+        "areas": _areas_of(page, rows, query.prefix) if page and not query.cursor else [],
         "crumbs": crumbs_of(query),
         "periods": PERIODS,
         "kinds": KINDS_SHOWN,
@@ -111,7 +136,7 @@ def _is_new(query: Query, page: Page | None) -> bool:
     )
 
 
-def _areas_of(page: Page, rows: Sequence[TableRow]) -> list[Area]:
+def _areas_of(page: Page, rows: Sequence[TableRow], prefix: str) -> list[Area]:
     """Return the map of a section's parts; what the rows do not hold is one area, the last."""
     if page.columns != SECTIONS or len(rows) < 2:
         return []
@@ -124,9 +149,16 @@ def _areas_of(page: Page, rows: Sequence[TableRow]) -> list[Area]:
     order = sorted(range(len(values)), key=values.__getitem__, reverse=True)
     tiles = tiles_of([values[index] for index in order])
     return [
-        Area(tile, named[index], values[index], percent(values[index], whole))
+        Area(tile, named[index], _name_below(prefix, named[index]), values[index], percent(values[index], whole))
         for tile, index in zip(tiles, order, strict=False)
     ]
+
+
+def _name_below(prefix: str, row: TableRow | None) -> str:
+    if row is None:
+        return "everything else"
+    name, above = readable(row.name), readable(prefix)
+    return name.removeprefix(above) or name
 
 
 def _following(query: Query, page: Page | None, rank: int) -> str:

@@ -36,7 +36,7 @@ def url_context(desk: Desk, texts: dict[str, str]) -> dict[str, Any]:
             raise QueryError("url", "is missing.")
         shown = look.read(("url", url, by, times), lambda: desk.services.reports.url(url, by, times))
     except QueryError as error:
-        shown = Shown(None, f"{error.parameter}: {error.message}", 422)
+        shown = Shown.refusal(error)
     report = shown.report
     frame = look.frame(None)
     total = frame["figures"].requests if frame["figures"] else 0

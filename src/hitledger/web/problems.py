@@ -90,7 +90,7 @@ def install_problems(app: Flask) -> None:
     app.register_error_handler(NotKeptError, _not_kept)
     app.register_error_handler(ReportBusyError, _busy)
     app.register_error_handler(LedgerError, _ledger_away)
-    app.register_error_handler(HTTPException, _http)
+    app.register_error_handler(HTTPException, http_problem)
     app.register_error_handler(Exception, _crash)
 
 
@@ -116,7 +116,8 @@ def _ledger_away(error: LedgerError) -> Response:
     return problem_response(503, detail, {"Retry-After": "2"})
 
 
-def _http(error: HTTPException) -> Response | HTTPException:
+def http_problem(error: HTTPException) -> Response | HTTPException:
+    """Answer what werkzeug has raised."""
     # Some carry a whole response, such as a redirect.
     if error.response is not None or error.code is None or error.code < 400:
         return error

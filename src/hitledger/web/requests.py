@@ -80,6 +80,13 @@ def request_fields() -> Mapping[str, str]:
     return {"request_id": request_id(), **({"trace_id": trace_id} if trace_id else {})}
 
 
+def is_page_wanted() -> bool:
+    """Tell whether a person looks at a page, rather than a program at data."""
+    accepted = request.accept_mimetypes
+    wants_html = accepted.quality("text/html") > accepted.quality("application/json")
+    return wants_html and request.method == "GET" and request.headers.get("Authorization") is None
+
+
 def install_request_checks(app: Flask, settings: Settings) -> None:
     """Refuse what is too long before any endpoint sees it, and name each parameter given twice."""
     app.config["MAX_CONTENT_LENGTH"] = MOST_BODY_BYTES

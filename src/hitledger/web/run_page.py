@@ -8,7 +8,7 @@ from typing import Any
 from hitledger.dispatch import Command
 from hitledger.entries import shard_of
 from hitledger.ledger import LedgerStore
-from hitledger.testrun.pace import PACE_SECONDS, Paces
+from hitledger.testrun.pace import Paces
 from hitledger.testrun.pool import paths_of
 from hitledger.testrun.run import is_run_id
 from hitledger.web.addresses import live_link, url_link
@@ -34,14 +34,13 @@ def runs_context(desk: Desk, texts: dict[str, str]) -> dict[str, Any]:
         **look.frame(None),
         "status": 200,
         "parts": ("run.html", "run-list.html"),
-        "live": live_link("/live/runs/", {"run": run_id} if run else {}),
+        "live": live_link("/live/runs/", {"run": run_id} if run_id else {}),
         "shown": shown,
         "runs": shown.report or [],
         "run": run,
         "is_missing": bool(run_id) and run is None,
         "is_open": run is not None and run.status in OPEN,
         "pace": pace,
-        "pace_seconds": PACE_SECONDS,
         "climbing": climbing or [],
         "most": services.settings.test_max_requests,
         "url_link": url_link,

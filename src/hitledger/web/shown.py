@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 from hitledger.errors import HitledgerError, LedgerError, QueryError, ReportBusyError
 
@@ -29,6 +29,11 @@ class Shown(Generic[Report]):
     error: str = ""
     status: int = 200
     busy: bool = False
+
+    @classmethod
+    def refusal(cls, error: QueryError) -> Self:
+        """Return what is shown where a parameter of the address is wrong."""
+        return cls(None, f"The parameter {error.parameter} {error.message}", 422)
 
 
 class Memory:

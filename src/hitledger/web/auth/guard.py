@@ -20,6 +20,7 @@ from hitledger.web.auth.endpoints import OPEN, needs_of
 from hitledger.web.auth.principal import ANYBODY, NOBODY, Principal, principal
 from hitledger.web.auth.sessions import signed_in
 from hitledger.web.problems import ProblemError, problem
+from hitledger.web.requests import is_page_wanted
 
 REALM = 'Bearer realm="hitledger"'
 MOST_CREDENTIAL = 16 * 1024
@@ -119,21 +120,14 @@ class Guard:
 def _refuse(who: Principal, needs: frozenset[str]) -> AnyResponse:
     wanted = " or ".join(sorted(needs))
     if who is NOBODY:
-        if _is_page():
+        if is_page_wanted():
             query = f"?{request.query_string.decode('latin-1')}" if request.query_string else ""
             return redirect("/auth/sign-in?" + urlencode({"next": request.path + query}), 302, Response)
         _unauthorized(f"This needs the right {wanted}. Send `Authorization: Bearer` with an API key or a token.")
-    if _is_page():
+    if is_page_wanted():
         return Response(render_template("refused.html", wanted=wanted), 403)
     challenge = f'{REALM}, error="insufficient_scope", scope="{" ".join(sorted(needs))}"'
     raise ProblemError(403, f"This needs the right {wanted}.", {"WWW-Authenticate": challenge})
-
-
-def _is_page() -> bool:
-    """Tell whether a person looks at a page, rather than a program at data."""
-    accepted = request.accept_mimetypes
-    wants_html = accepted.quality("text/html") > accepted.quality("application/json")
-    return wants_html and request.method == "GET" and request.headers.get("Authorization") is None
 
 
 def _unauthorized(detail: str, error: str = "") -> NoReturn:

@@ -14,6 +14,7 @@ const clock = (form) => clocks[form] ||= new Intl.DateTimeFormat(undefined, {
   second: {timeStyle: "medium"},
   full: {dateStyle: "medium", timeStyle: "medium"},
   minute: {dateStyle: "medium", timeStyle: "short"},
+  brief: {month: "short", day: "numeric", hour: "numeric", minute: "2-digit"},
   hour: {weekday: "short", hour: "2-digit", minute: "2-digit"},
   tick: {hour: "2-digit", minute: "2-digit"},
 }[form]);
@@ -21,8 +22,9 @@ const clock = (form) => clocks[form] ||= new Intl.DateTimeFormat(undefined, {
 function localTime(text, form) {
   const moment = new Date(text);
   if (Number.isNaN(moment.getTime())) return null;
-  const isOld = form === "second" && moment.toDateString() !== new Date().toDateString();
-  return clock(isOld ? "full" : form).format(moment);
+  const isToday = moment.toDateString() === new Date().toDateString();
+  if (form === "second" && !isToday) return clock("full").format(moment);
+  return clock(form === "brief" && isToday ? "second" : form).format(moment);
 }
 
 function localTimes(root) {
