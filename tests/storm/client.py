@@ -109,7 +109,7 @@ class Client:
                     self._handle(self._open[number], events)
             if stop_on >= 0 and now - told > TELL_SECONDS:
                 told = now
-                sys.stdout.write(f"{self.tally.sent}\n")
+                sys.stdout.write(f"{now} {self.tally.sent}\n")
                 sys.stdout.flush()
         for connection in list(self._open.values()):
             self._break(connection)
