@@ -174,3 +174,11 @@ def test_a_closed_pipe_is_quiet() -> None:
     ended = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, check=False)
     os.close(write_end)
     assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+def test_a_full_disk_is_one_line() -> None:
+    """Where what is printed finds no room, the command fails and says so."""
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "hitledger", "settings"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "hitledger: The output: No space left on device.\n")

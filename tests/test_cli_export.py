@@ -18,7 +18,8 @@ from click.testing import CliRunner, Result
 from werkzeug.serving import make_server
 
 from hitledger.cli import commands
-from hitledger.errors import QueryError, ServiceError
+from hitledger.cli.export import Written
+from hitledger.errors import HitledgerError, QueryError, ServiceError
 from hitledger.journal import PATH
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
@@ -163,6 +164,34 @@ def test_resuming_what_is_no_export_changes_nothing(place: tuple[Settings, list[
         other.write_bytes(content)
         assert isinstance(run(place, "export", "--resume", "--output", str(other)).exception, click.UsageError)
         assert other.read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", ["ndjson", "csv", "parquet"])
+def test_a_refused_export_leaves_the_file_alone(place: tuple[Settings, list[str]], tmp_path: Path, kind: str) -> None:
+    """A time that is not kept, or a folder that is not there, changes nothing of what was exported before."""
+    target = tmp_path / "out"
+    target.write_text("precious")
+    words = ["export", "--format", kind, "--output", str(target), "--period", "day", "--at"]
+    for at in ("2001-01-01", "2999-01-01"):
+        assert isinstance(run(place, *words, at).exception, HitledgerError)
+    assert target.read_text() == "precious"
+    assert isinstance(run(place, "export", "--output", str(tmp_path / "no" / "out")).exception, FileNotFoundError)
+
+
+def test_an_export_that_ends_too_early_is_told(settings: Settings, tmp_path: Path) -> None:
+    """A service whose body ends in the middle of a row, however well it ends, has not sent all."""
+    target = tmp_path / "out"
+
+    def application(environ: Any, start_response: Any) -> list[bytes]:
+        del environ
+        start_response("200 OK", [("Content-Type", "application/x-ndjson")])
+        return [b'{"url":"/a","requests":2}\n{"error":"the export broke off']
+
+    with listening(application) as url:
+        result = run((settings, ["--url", url]), "export", "--output", str(target))
+    assert isinstance(result.exception, ServiceError)
+    assert "--resume" in result.exception.hint
+    assert Written.of(target, "ndjson").place == (2, "/a")
 
 
 def test_a_service_that_is_not_there_is_named(settings: Settings) -> None:

@@ -21,10 +21,12 @@ from flask.testing import FlaskClient
 from pyarrow import parquet
 from werkzeug.test import TestResponse
 
+from hitledger.errors import LedgerUnavailableError
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 from hitledger.web import create_app
 from tests.report_support import book, with_shards
+from tests.support import Valkey
 
 pytestmark = pytest.mark.usefixtures("one_hour")
 COUNTS = {f"/api/{number % 7}/{number}/": 100 + number for number in range(1, 60)} | {"(unmatched)": 5}
@@ -362,6 +364,40 @@ def test_large_answers_are_compressed(client: FlaskClient) -> None:
     answer = client.get("/stats/", headers={"Accept-Encoding": "gzip"})
     assert answer.headers["Content-Encoding"] == "gzip"
     assert len(json.loads(gzip.decompress(answer.get_data()))["urls"]) == 59
+
+
+@pytest.mark.parametrize("kind", ["ndjson", "csv", "parquet"])
+def test_a_refused_export_is_an_error_in_every_format(client: FlaskClient, kind: str) -> None:
+    """What there is no report of is said by the status, before a first byte."""
+    assert get(client, f"/stats/export?format={kind}&period=day&at=2001-01-01", 404)["data_from"]
+    assert get(client, f"/stats/export?format={kind}&period=day&at=2999-01-01", 422)["parameter"] == "at"
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("kind", ["ndjson", "csv"])
+def test_an_export_that_breaks_off_cannot_be_taken_for_a_whole_one(
+    settings: Settings, valkey: Valkey, kind: str, coding: str
+) -> None:
+    """Its ledger goes away in the middle: the last row is none, and what is packed has no end."""
+    with valkey.proxy() as proxy:
+        app = create_app(replace(settings, redis_url=proxy.url))
+        book(app.extensions["hitledger"].store, datetime.now(UTC), {f"/{number}": 1 for number in range(20_000)})
+        address = f"/stats/export?format={kind}&order=none"
+        with app.test_client().get(address, headers={"Accept-Encoding": coding}, buffered=False) as answer:
+            pieces = answer.iter_encoded()
+            received = [next(pieces)]
+            proxy.refuse()
+            with pytest.raises(LedgerUnavailableError):
+                received.extend(pieces)
+        app.extensions["hitledger"].counter.stop()
+    data = b"".join(received)
+    if coding == "identity":
+        assert not data.endswith(b"\n")
+    elif coding == "gzip":
+        with pytest.raises(EOFError):
+            gzip.decompress(data)
+    else:
+        assert not zstandard.ZstdDecompressor().decompressobj().decompress(data).endswith(b"\n")
 
 
 def test_only_so_many_exports_at_once(client: FlaskClient) -> None:

@@ -86,6 +86,9 @@ def main() -> NoReturn:
         # Whoever read our output has seen enough; Python must not write the rest at exit.
         sys.stdout = None
         sys.exit(1)
+    except OSError as error:
+        sys.stdout = None
+        _fail(f"{error.filename or 'The output'}: {error.strerror or error}", "", 1)
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -31,7 +31,7 @@ from hitledger.ledger import LedgerStore
 from hitledger.posting import Poster
 from hitledger.report import Query, Reports
 from hitledger.report.cursor import Place
-from hitledger.report.export import ENCODERS
+from hitledger.report.export import ENCODERS, begun
 from hitledger.report.page import ROUTES, SECTIONS, URLS
 from hitledger.report.source import Flat
 from hitledger.settings import Settings
@@ -65,6 +65,7 @@ def export(
         chunks = _watched_bytes(chunks) if output else chunks
     else:
         chunks = _of_ledger(query, written, kind, unordered=unordered, watched=output is not None)
+    chunks = begun(chunks)
     if written.has_head:
         chunks = _without_first_line(chunks)
     if output is None:

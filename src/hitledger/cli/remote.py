@@ -21,12 +21,14 @@ from hitledger.errors import HitledgerError, QueryError, ServiceError
 from hitledger.ledger import LedgerStore
 from hitledger.posting import Poster
 from hitledger.report import Query, Reports
+from hitledger.report.export import ENDS
 from hitledger.settings import Settings
 from hitledger.testrun.runs import Runs
 from hitledger.web.runs import TestRun
 
 ANSWER_SECONDS = 15
 PIECE_BYTES = 2**18
+BROKEN_OFF = "With --output, --resume goes on."
 
 
 @dataclass(frozen=True)
@@ -125,12 +127,16 @@ class ServicePlace:
 
     def exported(self, parameters: dict[str, str]) -> Iterator[bytes]:
         """Yield what `/stats/export` streams, in pieces; raises ServiceError where it breaks off."""
+        end = expected = ENDS[parameters["format"]]
         with self._open("GET", "/stats/export?" + urlencode(parameters)) as answer:
             try:
                 while piece := answer.read(PIECE_BYTES):
                     yield piece
+                    end = (end + piece)[-len(expected) :]
             except (OSError, HTTPException) as error:
-                raise ServiceError(f"The export broke off: {error}", "With --output, --resume goes on.") from None
+                raise ServiceError(f"The export broke off: {error}", BROKEN_OFF) from None
+        if end != expected:
+            raise ServiceError("The export broke off.", BROKEN_OFF)
 
     def audited(self) -> dict[str, Any]:
         """Have the service audit, and return its report once it is made; blanks come meanwhile."""

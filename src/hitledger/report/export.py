@@ -10,7 +10,8 @@ import io
 import zlib
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import Any
+from itertools import chain, islice
+from typing import Any, TypeVar
 
 from hitledger.errors import QueryError
 from hitledger.report.page import ROUTES, Columns, rows_json
@@ -24,9 +25,31 @@ MEDIA_TYPES = {
 FORMULA_STARTS = "=+-@\t\r\0'"
 """A cell that begins so may be taken for a formula by a spreadsheet (OWASP, CSV injection)."""
 PARQUET_ROWS = 100_000
+TORN = {"ndjson": b'{"error":"the export broke off', "csv": b'"the export broke off', "parquet": b""}
+"""What ends an export that broke off: no whole row, and no line feed. A Parquet file lacks its end then."""
+ENDS = {"ndjson": b"\n", "csv": b"\n", "parquet": b"PAR1"}
+"""What a whole export ends with, if it holds anything."""
 
+T = TypeVar("T")
 Encoder = Callable[[Iterator[Flat], Columns], Iterator[bytes]]
 """From pieces of rows, and what their texts are."""
+
+
+def begun(pieces: Iterator[T]) -> Iterator[T]:
+    """Fetch the first piece at once, so that what a report is refused for is said before anything is written."""
+    return chain(list(islice(pieces, 1)), pieces)
+
+
+def torn_where_broken(chunks: Iterator[bytes], kind: str) -> Iterator[bytes]:
+    """Yield chunks, and end them so that nobody takes them for all there is where they break off.
+
+    A server may end a body that failed as it ends a whole one; Granian does.
+    """
+    try:
+        yield from chunks
+    except Exception:
+        yield TORN[kind]
+        raise
 
 
 def as_ndjson(pieces: Iterator[Flat], columns: Columns) -> Iterator[bytes]:
@@ -40,6 +63,7 @@ def as_csv(pieces: Iterator[Flat], columns: Columns) -> Iterator[bytes]:
 
     A name that a spreadsheet could take for a formula has a quotation mark put before it.
     """
+    pieces = begun(pieces)
     yield (",".join(columns) + "\r\n").encode()
     width = len(columns)
     line = ",".join(["%s"] * width) + "\r\n"

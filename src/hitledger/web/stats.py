@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hitledger.errors import QueryError
 from hitledger.report import Page, Query
-from hitledger.report.export import ENCODERS, MEDIA_TYPES, as_csv, compressed, compressions
+from hitledger.report.export import ENCODERS, MEDIA_TYPES, as_csv, compressed, compressions, torn_where_broken
 from hitledger.report.page import rfc3339
 from hitledger.report.query import DEFAULT_LIMIT, MOST_LIMIT, ROWS, refuse_unknown
 from hitledger.report.single import UrlReport
@@ -352,7 +352,8 @@ def _streamed(chunks: Iterator[bytes], kind: str) -> Response:
     }
     if coding != "identity":
         headers["Content-Encoding"] = coding
-    body: Iterator[bytes] = iter(()) if request.method == "HEAD" else compressed(chain([first], chunks), coding)
+    whole = torn_where_broken(chain([first], chunks), kind)
+    body: Iterator[bytes] = iter(()) if request.method == "HEAD" else compressed(whole, coding)
     response = Response(body, headers=headers, content_type=MEDIA_TYPES[kind])
     response.call_on_close(chunks.close)  # type: ignore[attr-defined] # it is a generator
     return response
