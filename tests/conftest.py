@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +22,13 @@ from hitledger.web import create_app
 from tests.guarded import GUARDED, guarded, start_valkey, tokens_sent
 from tests.issuer import LocalIssuer
 from tests.support import Clients, Valkey, clear_of_a_turn
+
+# What the machine's own environment says of proxies, terminals and this service is not meant for the tests.
+for _name in [name for name in os.environ if name.startswith("HITLEDGER_")] + ["FORCE_COLOR", "COLUMNS", "LINES"]:
+    os.environ.pop(_name, None)
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(
+    filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"])
+)
 
 # A busy machine makes no test fail, and the same commit is asked the same questions each time:
 # `--hypothesis-profile=default` asks others.

@@ -104,7 +104,7 @@ class Tab:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with every kind of path in its ledger."""
-    clear_of_a_turn(86_400, within=240)  # pages of a day are looked at until the module's end
+    clear_of_a_turn(within=150)  # pages of an hour and a day are looked at until the module's end
     folder = tmp_path_factory.mktemp("b")
     (folder / "valkey").mkdir()
     valkey = Valkey(folder / "valkey")

@@ -68,6 +68,8 @@ def test_nobody_there() -> None:
 
 def test_the_environments_proxy_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy in the environment does not come between the run and the service."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
     with target() as server:
         load = Load(iter(urls(server.url, 3)), 1)
