@@ -293,6 +293,7 @@ def test_celery_prefork(
                 app.send_task("resize", [number])
         for _ in range(60):
             worker.line_with("succeeded in")
-        assert worker.end() == 0
+        # A child that is told to end before Celery has read its last result waits 30 seconds for that.
+        assert worker.end(seconds=90) == 0
     assert len(list(settings.journal_dir.glob("*.journal"))) >= 2
     assert counts_of(store) == {f"/resize/{rest}": sum(n for n in range(1, 61) if n % 3 == rest) for rest in range(3)}
