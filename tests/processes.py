@@ -71,7 +71,7 @@ class Running:
             self._new.put(line.rstrip("\n"))
         self._new.put(None)
 
-    def line_with(self, text: str, seconds: float = 30) -> str:
+    def line_with(self, text: str, seconds: float = 60) -> str:
         """Wait for a line that holds a text and return it; fail when the output ends before."""
         while True:
             try:
@@ -84,7 +84,7 @@ class Running:
             if text in line:
                 return line
 
-    def output(self, seconds: float = 30) -> str:
+    def output(self, seconds: float = 60) -> str:
         """Wait until nobody can write any more, and return all that was written."""
         while (line := self._new.get(timeout=seconds)) is not None:
             self.lines.append(line)

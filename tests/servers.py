@@ -200,7 +200,7 @@ class Cluster(Several):
         """Wait until every node that runs says that all slots are served."""
         for server in self.servers:
             if server.process.poll() is None:
-                wait_until(lambda server=server: self._is_well(server), 30)  # type: ignore[misc]
+                wait_until(lambda server=server: self._is_well(server))  # type: ignore[misc]
 
     def primary_of(self, shard: int) -> Server:
         """Return the server that says that it is the primary of a shard."""
@@ -217,7 +217,7 @@ class Cluster(Several):
                             return server
             return None
 
-        return wait_until(owner, 30)
+        return wait_until(owner)
 
     def replica_of(self, master: Server) -> Server:
         """Return a master's replica."""
@@ -264,7 +264,7 @@ class Sentinels(Several):
         self.servers = [self.first, self.second, *self.watchers]
         wait_until(lambda: self.second.info("master_link_status") == "up")
         for watcher in self.watchers:
-            wait_until(lambda watcher=watcher: watcher.sees() == (2, 1), 30)  # type: ignore[misc]
+            wait_until(lambda watcher=watcher: watcher.sees() == (2, 1))  # type: ignore[misc]
 
     @property
     def url(self) -> str:
@@ -275,7 +275,7 @@ class Sentinels(Several):
     def wait_promoted(self) -> None:
         """Wait until all Sentinels say that the replica is the primary."""
         for watcher in self.watchers:
-            wait_until(lambda watcher=watcher: watcher.primary() == self.second.port, 30)  # type: ignore[misc]
+            wait_until(lambda watcher=watcher: watcher.primary() == self.second.port)  # type: ignore[misc]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -19,7 +19,7 @@ Clients = Callable[..., FlaskClient]
 """Makes clients of services, from changes to the settings."""
 
 
-def wait_until(found: Callable[[], Found | None], seconds: float = 20.0, pause: float = 0.01) -> Found:
+def wait_until(found: Callable[[], Found | None], seconds: float = 60.0, pause: float = 0.01) -> Found:
     """Return what `found` returns once that is true; fail after the bound."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

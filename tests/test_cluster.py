@@ -87,7 +87,7 @@ def test_a_master_is_killed_and_its_replica_promoted(cluster: Cluster, traffic: 
     master = cluster.primary_of(0)
     replica = cluster.replica_of(master)
     master.kill()
-    wait_until(lambda: replica.info("role") == "master", 30)
+    wait_until(lambda: replica.info("role") == "master")
     traffic.wait_posted()
     master.start()
     cluster.wait_well()
@@ -101,11 +101,11 @@ def test_a_master_that_hangs_is_replaced(cluster: Cluster, traffic: Traffic) -> 
     master = cluster.primary_of(3)
     replica = cluster.replica_of(master)
     master.pause()
-    wait_until(lambda: replica.info("role") == "master", 30)
+    wait_until(lambda: replica.info("role") == "master")
     traffic.wait_posted()
     master.resume()
     cluster.wait_well()
-    wait_until(lambda: master.info("role") == "slave", 30)
+    wait_until(lambda: master.info("role") == "slave")
     traffic.wait_posted()
     traffic.end()
     assert traffic.is_exact()
@@ -136,7 +136,7 @@ def test_nodes_that_are_not_in_the_address_are_found(cluster: Cluster, settings:
         traffic.wait_posted()
         master.kill()
         wait_until(lambda: traffic.counter.poster.status.error)
-        wait_until(lambda: cluster.primary_of(2) is not master, 30)
+        wait_until(lambda: cluster.primary_of(2) is not master)
         traffic.wait_posted()
         traffic.end()
         assert traffic.is_exact()
@@ -170,7 +170,7 @@ def lose_batch(cluster: Cluster, settings: Settings, *, end: bool) -> tuple[Book
             books.poster.round()
     master.kill()
     replica.resume()
-    wait_until(lambda: replica.info("role") == "master", 30)
+    wait_until(lambda: replica.info("role") == "master")
     restart_as_replica(cluster, master)
     return books, 25
 
@@ -179,7 +179,7 @@ def restart_as_replica(cluster: Cluster, master: Server) -> None:
     """Bring a killed master back."""
     master.start()
     cluster.wait_well()
-    wait_until(lambda: master.info("master_link_status") == "up", 30)
+    wait_until(lambda: master.info("master_link_status") == "up")
 
 
 def test_a_batch_that_a_failover_lost_is_posted_again(cluster: Cluster, settings: Settings) -> None:

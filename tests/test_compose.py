@@ -82,7 +82,7 @@ class Project:
             answer = requests.post(url, headers={"Prefer": "wait=60"}, timeout=70)
             return None if answer.status_code == 503 else answer  # no worker has come up yet
 
-        answer = wait_until(start, 30)
+        answer = wait_until(start)
         assert answer.status_code == 200, answer.text
         record: dict[str, Any] = answer.json()
         return record

@@ -141,7 +141,7 @@ def output_of(command: str, environment: dict[str, str]) -> str:
         return tries[-1].returncode == 0
 
     try:
-        wait_until(run, 30)
+        wait_until(run)
     except AssertionError:
         raise AssertionError(f"`{command}` ends with {tries[-1]}") from None
     return tries[-1].stdout

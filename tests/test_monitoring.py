@@ -176,7 +176,7 @@ def monitor(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         # A rate needs two scrapes, with something between them.
         for scrapes in (2, 6):
             wait_until(lambda: answers(f"http://127.0.0.1:{port}/stats/"))
-            wait_until(lambda: _started(start), 30)
+            wait_until(lambda: _started(start))
             wait_until(partial(monitor.has_scraped, scrapes), 60)
         yield monitor
 

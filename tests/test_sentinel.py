@@ -43,7 +43,7 @@ def test_a_primary_is_killed(sentinels: Sentinels, settings: Settings) -> None:
         sentinels.wait_promoted()
         traffic.wait_posted()
         sentinels.first.start()
-        wait_until(lambda: sentinels.first.info("role") == "slave", 30)
+        wait_until(lambda: sentinels.first.info("role") == "slave")
         traffic.wait_posted()
         traffic.end()
         assert traffic.is_exact()
@@ -102,7 +102,7 @@ def test_a_partition_with_the_old_primary(sentinels: Sentinels, settings: Settin
         traffic.end()
         traffic.tally["/closed"] += 30
         assert traffic.is_exact()
-        wait_until(lambda: not path.exists(), 30)
+        wait_until(lambda: not path.exists())
     traffic.close()
     closed.close()
 

@@ -72,7 +72,7 @@ def own_valkey(short_path: Path) -> Iterator[Valkey]:
 
 def ended(runs: Runs, run_id: str) -> Run:
     """Wait for a run's end."""
-    run = runs.wait(run_id, 30)
+    run = runs.wait(run_id, 120)
     assert run
     assert run.ended
     return run

@@ -67,11 +67,11 @@ class Traffic:
     def wait_posted(self, more: int = 300) -> None:
         """Wait until so many more hits are posted than have come until now."""
         wanted = self.tally.total() + more
-        wait_until(lambda: self.posted() >= wanted, 40)
+        wait_until(lambda: self.posted() >= wanted)
 
     def is_exact(self) -> bool:
         """Tell whether the ledger has what was counted, URL by URL, once the rest is posted."""
-        wait_until(lambda: self.posted() >= self.tally.total(), 40)
+        wait_until(lambda: self.posted() >= self.tally.total())
         report = audit(self.settings, self.counter.store)
         assert not report.differences
         return counts_of(self.counter.store) == self.tally
