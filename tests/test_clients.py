@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,17 @@ def pool_of(clients: Clients) -> Any:
     return clients.reader.connection_pool
 
 
+def answers(client: redis.Redis) -> bool:
+    """Tell whether the server has answered in the little time that it is given: on a busy machine, not always."""
+    with suppress(redis.TimeoutError):
+        return bool(client.ping())
+    return False
+
+
 def test_one_reader_at_a_time_waits_for_a_server_that_hangs(server: Server, clients: Clients) -> None:
     """Once somebody has waited in vain, one reader tries it and the others are told at once; with it, all come back."""
     pool = pool_of(clients)
-    clients.reader.ping()
+    wait_until(lambda: answers(clients.reader))
     server.pause()
     with pytest.raises(redis.TimeoutError):
         clients.reader.ping()
@@ -63,19 +71,19 @@ def test_one_reader_at_a_time_waits_for_a_server_that_hangs(server: Server, clie
 
 def test_posting_in_vain_tells_readers(server: Server, clients: Clients) -> None:
     """What the posting connection has found out, no reader has to."""
-    clients.poster.ping()
+    wait_until(lambda: answers(clients.poster))
     server.pause()
     with pytest.raises(redis.TimeoutError):
         clients.poster.ping()
     assert pool_of(clients)._hang.known
     server.resume()
-    assert clients.poster.ping()
+    wait_until(lambda: answers(clients.poster))
     assert not pool_of(clients)._hang.known
 
 
 def test_a_server_that_is_gone_is_no_hang(server: Server, clients: Clients) -> None:
     """A refused connection costs nobody time: every reader may try."""
-    clients.reader.ping()
+    wait_until(lambda: answers(clients.reader))
     server.kill()
     for _ in range(3):
         with pytest.raises(redis.ConnectionError):
