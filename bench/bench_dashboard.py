@@ -22,8 +22,7 @@ from playwright.sync_api import sync_playwright
 from tests.browsing import FLAGS, chromium
 from tests.support import Valkey
 
-from bench.bench_reports import p99
-from bench.common import Bar, Result, scratch, valkey
+from bench.common import Bar, Result, p99, scratch, valkey
 from bench.filled import Served, rows, served
 from bench.filled import fill as fill_ledger
 from hitledger.periods import KINDS, Period

@@ -25,8 +25,8 @@ from pathlib import Path
 from statistics import median
 from urllib.parse import urlencode
 
-from bench.bench_reports import children_of, p99, resident_megabytes
-from bench.common import ROOT, Bar, Result, scratch, valkey
+from bench.bench_reports import children_of, resident_megabytes
+from bench.common import ROOT, Bar, Result, p99, scratch, valkey
 from bench.filled import SECTIONS, Served, fill, rows, served
 from bench.pings import pinging
 from hitledger.periods import Period

@@ -1,9 +1,6 @@
-"""Reports over millions of URLs: pages, deep pages, exports, hours added up, sections.
+"""Reports over millions of URLs: exports, hours added up, sections. Pages are in `bench_pages`.
 
-The ledger holds 5 million URLs, in 1 and in 16 shards. Pages are asked of the real service over
-HTTP, beside redis-py's bare ZREVRANGE of as many rows. The two take turns, request by request;
-a p99 is that of a round of some hundred, and what is held against a bar is the median over the
-rounds of the ratio of two p99s: a slow second slows both sides of it.
+The ledger holds 5 million URLs, in 1 and in 16 shards, and the real service is asked over HTTP.
 """
 
 from __future__ import annotations
@@ -19,29 +16,21 @@ from statistics import median
 
 from tests.support import Valkey
 
-from bench.common import Bar, Result, Spread, interleaved, ratio, scratch, valkey
+from bench.bench_pages import flush
+from bench.common import Bar, Result, interleaved, p99, ratio, scratch, valkey
 from bench.filled import Served, fill, rows, served
 from bench.pings import pinging
 from hitledger import tree
 from hitledger.periods import Period
-from hitledger.report.cursor import encode_cursor
 
 HOURS = 24
-LIMITS = (100, 1000)
-NAMES = {
-    "bare": "ZREVRANGE by redis-py",
-    "empty": "/livez, which asks no ledger",
-    "first": "first page",
-    "small": "first page of 50,000 URLs",
-    "deep": "page at 2/5 of all ranks",
-}
 SECTIONS = ("under=/api/", "under=/api/product/", "under=/api/product/123/", "prefix=/api/product/", "group=3")
 EXPORT_ROUNDS = 2
 
 
 def run(*, quick: bool) -> Result:
     """Measure."""
-    count, hour_count, rounds, each = (200_000, 20_000, 3, 50) if quick else (5_000_000, 200_000, 7, 150)
+    count, hour_count = (200_000, 20_000) if quick else (5_000_000, 200_000)
     result = Result(f"Reports over {count:,} URLs", ["what", "median", "p99"])
     # What is measured is reading; a sync for each of the loading commands would only take time.
     with scratch() as folder, valkey("--appendonly", "no") as server:
@@ -51,58 +40,11 @@ def run(*, quick: bool) -> Result:
                 served(server, folder / f"a{shards}", shards, count) as large,
                 served(server, folder / f"b{shards}", shards, 50_000) as small,
             ):
-                for limit in LIMITS:
-                    pages(result, large, small, limit, (rounds, each))
                 export(result, server, large)
                 hours(result, server, large, hour_count)
                 sections(result, server, small)  # to keep those of millions takes minutes
-            server.client.execute_command("FLUSHALL", "SYNC")
+            flush(server)
     return result
-
-
-def p99(figures: list[float]) -> float:
-    """Return the 99th percentile."""
-    return sorted(figures)[int(len(figures) * 0.99)]
-
-
-def pages(result: Result, large: Served, small: Served, limit: int, rounds: tuple[int, int]) -> None:
-    """Measure pages: the first ones beside ZREVRANGE, the deep one beside the first."""
-    store = large.store
-    shards = store.identity.shards
-    client = store.reader(0)
-    rank = large.url_count * 2 // 5 // shards
-    (place,) = store.read([(0, ("ZREVRANGE", store.set_key(0), rank, rank, "WITHSCORES"))])
-    cursor = encode_cursor((int(place[1]), place[0]), f"{store.identity.id} ")
-
-    def bare() -> float:
-        began = time.perf_counter()
-        client.zrevrange(store.set_key(0), 0, limit - 1, withscores=True)
-        return (time.perf_counter() - began) * 1000
-
-    variants: dict[str, Callable[[], float]] = {
-        "bare": bare,
-        "empty": lambda: large.get("/livez")[0],
-        "first": lambda: large.get(f"/stats/?limit={limit}")[0],
-        "small": lambda: small.get(f"/stats/?limit={limit}")[0],
-        "deep": lambda: large.get(f"/stats/?limit={limit}&cursor={cursor}")[0],
-    }
-    interleaved(variants, 20)  # what a first use makes: connections, scripts
-    found = [interleaved(variants, rounds[1], seed) for seed in range(rounds[0])]
-    what = f"{limit} rows, {shards} shards"
-    for name, text in NAMES.items():
-        figures = [figure for each in found for figure in each[name]]
-        result.rows.append([f"{text}, {what}, ms", median(figures), p99(figures)])
-
-    def of(these: str, those: str) -> Spread:
-        return ratio([p99(each[these]) for each in found], [p99(each[those]) for each in found])
-
-    result.notes.append(f"/livez, which asks no ledger, p99 of ZREVRANGE's, {what}: {of('empty', 'bare')}")
-    for text, spread, bound in (
-        ("first page, p99 of ZREVRANGE's", of("first", "bare"), 2),
-        ("first page, p99 of that at 50,000 URLs", of("first", "small"), 1.2),
-        ("page at 2/5 of all ranks, p99 of the first's", of("deep", "first"), 1.5),
-    ):
-        result.bars.append(Bar(f"{text}, {what} (between quarters: {spread})", spread.middle, bound, at_least=False))
 
 
 def export(result: Result, server: Valkey, large: Served) -> None:

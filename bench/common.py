@@ -138,6 +138,11 @@ def difference(these: Sequence[float], those: Sequence[float]) -> Spread:
     return Spread.of([this - that for this, that in zip(these, those, strict=True)])
 
 
+def p99(figures: Sequence[float]) -> float:
+    """Return the 99th percentile."""
+    return sorted(figures)[int(len(figures) * 0.99)]
+
+
 def seconds_of(work: Callable[[], object]) -> float:
     """Return the wall time that some work takes."""
     began = perf_counter_ns()
