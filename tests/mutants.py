@@ -51,6 +51,17 @@ MUTANTS = (
            "if data is not None and len(data) < MOST_BYTES", "if len(data or b'') < MOST_BYTES",
            "tests/test_report_pending.py::test_a_file_that_was_closed_is_not_read"),
 
+    # Pages found at the ranks that a cursor remembers
+    Mutant("ranks believed without the row before", "report/source.py",
+           "begins = before > 0 or first == 0", "begins = True",
+           "tests/test_report_pages.py::test_what_a_cursor_remembers_of_ranks_changes_no_row"),
+    Mutant("too few rows at a rank taken for all", "report/source.py",
+           "len(answer) - 2 * before >= 2 * piece.rows or len(answer) < 2 * rows", "True",
+           "tests/test_report_pages.py::test_what_a_cursor_remembers_of_ranks_changes_no_row"),
+    Mutant("one transaction over a cluster's slots", "ledger.py",
+           "if len(clients) != 1 or (self.kind == CLUSTER and len(shards) > 1):", "if len(clients) != 1:",
+           "tests/test_cluster.py::test_a_cluster_of_one_master_is_read_as_any_other"),
+
     # Reports by route
     Mutant("routes read apart from their total", "report/routes.py",
            "self._store.read_at_one_moment(calls)", "[self._store.read([call])[0] for call in calls]",
