@@ -111,7 +111,7 @@ def test_stats_of_a_time_and_by_section(place: tuple[Settings, list[str]]) -> No
 
 
 def test_stats_by_route(place: tuple[Settings, list[str]]) -> None:
-    """Routes in order, page by page, as a table and as JSON; what has none stands below, and all adds up."""
+    """Routes in order, page by page, as a table, as JSON and as a file; what has none is there, and all adds up."""
     words = ["stats", "--group", "route", "--limit", "2"]
     first = json.loads(run(place, *words, "--json").stdout)
     assert first["routes"] == [
@@ -128,7 +128,9 @@ def test_stats_by_route(place: tuple[Settings, list[str]]) -> None:
     refused = run(place, "stats", "--group", "route", "--prefix", "/a/").exception
     assert isinstance(refused, QueryError)
     exported = run(place, "export", "--group", "route").stdout.splitlines()
-    assert [json.loads(line) for line in exported] == first["routes"] + second["routes"]
+    rows = [json.loads(line) for line in exported]
+    assert [row for row in rows if row["route"] != "(no route)"] == first["routes"] + second["routes"]
+    assert sum(row["requests"] for row in rows) >= first["total_requests"]
 
 
 @pytest.mark.slow
@@ -148,9 +150,12 @@ def test_an_export_goes_on_where_it_broke_off(
         target.write_bytes(whole[:cut])
         result = run(place, *words, "--resume")
         assert result.exception is None
-        # The service counts that it was asked.
-        found = [line for line in target.read_bytes().splitlines() if b"/stats/" not in line]
-        assert found == [line for line in whole.splitlines() if b"/stats/" not in line]
+        # The service counts that it was asked, under no route.
+        found, expected = (
+            [line for line in text.splitlines() if b"/stats/" not in line and b"(no route)" not in line]
+            for text in (target.read_bytes(), whole)
+        )
+        assert found == expected
 
 
 def test_resuming_what_is_no_export_changes_nothing(place: tuple[Settings, list[str]], tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from hitledger.errors import QueryError
 from hitledger.ledger import LedgerStore
 from hitledger.paths import NO_ROUTE, OVERFLOW
 from hitledger.report import Page, Query, Reports, routes, snapshot
-from hitledger.report.page import RouteRow
+from hitledger.report.page import RouteRow, routes_of
 from hitledger.settings import Settings
 from tests.report_support import book, book_routed, with_shards
 
@@ -204,6 +204,21 @@ def test_what_goes_by_url_does_not_go_by_route(parameters: dict[str, str], named
     assert caught.value.parameter == named
 
 
+@pytest.mark.parametrize("in_order", [True, False])
+def test_all_rows_add_up_to_all_requests(store: LedgerStore, settings: Settings, *, in_order: bool) -> None:
+    """An export of routes has what is under none in its place, and goes on behind any row, that one too."""
+    book_routed(store, NOW, [("/x", "/<a>", 2), ("/y", "/<b>", 9), ("/z", None, 4), ("/z", "/<c>", 4)])
+    reports = Reports(store, settings)
+    query = Query(group="route")
+    rows = [row for flat in reports.rows(query, in_order=in_order) for row in routes_of(flat)]
+    assert rows == [("/<b>", 9), ("/<c>", 4), (NO_ROUTE, 4), ("/<a>", 2)]
+    assert sum(row.requests for row in rows) == store.totals().requests
+    for number, place in enumerate(rows, 1):
+        behind = (place.requests, place.route)
+        rest = [row for flat in reports.rows(query, behind, in_order=in_order) for row in routes_of(flat)]
+        assert rest == rows[number:]
+
+
 @pytest.mark.usefixtures("one_hour")
 def test_routes_in_python(store: LedgerStore, settings: Settings) -> None:
     """`Ledger.routes` has the rows of a time; the methods for other rows say where these are."""
@@ -212,8 +227,8 @@ def test_routes_in_python(store: LedgerStore, settings: Settings) -> None:
     book_routed(store, now - timedelta(hours=30), [("/x", "/<a>", 5)])
     assert settings.redis_url
     with Ledger(settings.redis_url, key_prefix=settings.key_prefix) as reader:
-        assert list(reader.routes()) == [("/<a>", 7), ("/<b>", 3)]
-        assert list(reader.routes(period="hour")) == [("/<b>", 3), ("/<a>", 2)]
+        assert list(reader.routes()) == [("/<a>", 7), (NO_ROUTE, 4), ("/<b>", 3)]
+        assert list(reader.routes(period="hour")) == [(NO_ROUTE, 4), ("/<b>", 3), ("/<a>", 2)]
         assert reader.page(group="route").lines == {NO_ROUTE: 4, OVERFLOW: 0}
         for method in (reader.rows, reader.sections):
             with pytest.raises(QueryError, match=r"Ledger\.routes"):

@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,16 @@ def test_stats_are_never_stale(service: Service) -> None:
     for count in range(1, 51):
         service.get("/api/fresh/")
         assert service.counted()["/api/fresh/"] == count
+
+
+def test_no_answer_names_the_server_software(service: Service) -> None:
+    """Answers carry one `Server`, the service's own name, whatever they are."""
+    for path in ("/livez", "/api/x/", "/", "/nothing"):
+        connection = HTTPConnection("127.0.0.1", service.port)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        assert answer.headers.get_all("Server") == ["hitledger"]
+        connection.close()
 
 
 def test_a_second_service_is_refused(service: Service) -> None:

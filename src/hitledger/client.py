@@ -81,7 +81,7 @@ class Ledger:
             yield from sections_of(flat)
 
     def routes(self, **parameters: str) -> Iterator[RouteRow]:
-        """Yield all routes, most requested first; `page(group="route").other` has the requests with none."""
+        """Yield all routes, most requested first; `(no route)` is a row, and `(overflow)`, where they have requests."""
         query = Query.read({"group": ROUTE, **_texts(parameters)})
         if query.columns != ROUTES:
             raise QueryError("group", "asks for no routes: `Ledger.rows` has URLs, `Ledger.sections` sections.")

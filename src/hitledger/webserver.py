@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from flask import Flask
+from flask import Flask, Response
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
@@ -115,4 +115,12 @@ def load_app(settings: Settings, parent: int) -> Flask:
     die_with(parent)
     share_memory()
     configure_logging(settings, request_fields)
-    return create_app(settings)
+    app = create_app(settings)
+    app.after_request(_name_service)
+    return app
+
+
+def _name_service(response: Response) -> Response:
+    # In the place of Granian's own name, which it leaves out where the application gives one.
+    response.headers["Server"] = "hitledger"
+    return response

@@ -49,3 +49,4 @@ def is_protected(_: schemathesis.CheckContext, response: schemathesis.Response, 
     """No browser guesses at an answer's type, and no answer names the software behind it."""
     assert response.headers["x-content-type-options"] == ["nosniff"]
     assert "x-powered-by" not in response.headers
+    assert response.headers["server"] == ["hitledger"]

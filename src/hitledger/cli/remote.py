@@ -140,10 +140,14 @@ class ServicePlace:
 
     def audited(self) -> dict[str, Any]:
         """Have the service audit, and return its report once it is made; blanks come meanwhile."""
-        report = self._ask("GET", "/audit/")
-        if not {"balance", "differences", "shards", "sections", "journals"} <= report.keys():
-            raise ServiceError(f"{self._url} does not answer as hitledger does.", "")
-        return report
+        with self._open("GET", "/audit/") as answer:
+            try:
+                report = json.load(answer)
+                if {"balance", "differences", "shards", "sections", "journals"} <= report.keys():
+                    return dict(report)
+            except (OSError, HTTPException, ValueError, AttributeError):
+                raise ServiceError("The audit broke off.", "The service's log says why.") from None
+        raise ServiceError(f"{self._url} does not answer as hitledger does.", "")
 
     def look(self, parameters: dict[str, str]) -> View:
         """Return a page of the report."""

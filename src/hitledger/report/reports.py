@@ -32,6 +32,7 @@ from hitledger.report.merge import first_slices, merge, place_behind, stream, st
 from hitledger.report.page import ROUTES, SECTIONS, Page, Section
 from hitledger.report.pending import OnlyPostingCanTellError, PendingHits, PendingSource
 from hitledger.report.query import PATTERNS, ROUTE, Query
+from hitledger.report.routes import with_lines
 from hitledger.report.sections import ByDepth, ByPattern, Sections, read_patterns
 from hitledger.report.shelf import Order, Shelf
 from hitledger.report.single import UrlReport, report_url
@@ -139,9 +140,13 @@ class Reports:
     def rows(self, query: Query, behind: Place | None = None, *, in_order: bool = True) -> Iterator[Flat]:
         """Yield all rows of a query behind a place, flat and in pieces, whatever its limit and cursor.
 
-        Without an order, rows come as they are quickest to read. Raises like `page`.
+        Without an order, rows come as they are quickest to read. Among routes stand the lines beside
+        them, so that all of it adds up to all requests. Raises like `page`.
         """
         with self.opened(query) as found:
+            if query.columns == ROUTES:
+                yield from with_lines(stream(found.source, behind), found.frame.other, behind)
+                return
             pieces = (stream if in_order else stream_by_part)(found.source, behind)
             for flat in pieces:
                 kept = _containing(flat, query.search) if query.search else flat

@@ -7,14 +7,17 @@ none that anyone knows. So routes and lines add up to the total exactly, whoever
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hitledger.dispatch import Command
 from hitledger.ledger import LedgerStore
 from hitledger.paths import NO_ROUTE, OVERFLOW, route_of
 from hitledger.periods import Period
-from hitledger.report.source import STREAM_ROWS
+from hitledger.report.cursor import Place
+from hitledger.report.merge import flat_again, sortable
+from hitledger.report.source import STREAM_ROWS, Flat
 
 Sets = Sequence[Period | None]
 """Periods; None is all time."""
@@ -90,3 +93,19 @@ class CountedRoutes:
             ("HGET", store.totals_key(shard, period), "requests"),
             ("ZRANGE", store.routes_key(shard, period), 0, -1, "WITHSCORES"),
         )
+
+
+def with_lines(pieces: Iterator[Flat], lines: Mapping[str, int], behind: Place | None) -> Iterator[Flat]:
+    """Yield routes in order and, each in its place, the lines that have requests; all of them behind a place."""
+    known = [text for name, hits in lines.items() if hits for text in (name, str(hits))]
+    waiting = sorted(sortable(known))
+    if behind:
+        (here,) = sortable([behind[1], str(behind[0])])
+        del waiting[bisect_left(waiting, here) :]
+    for flat in pieces:
+        rows = sortable(flat)
+        cut = bisect_left(waiting, rows[-1])
+        yield flat_again(sorted([*rows, *waiting[cut:]], reverse=True))
+        del waiting[cut:]
+    if waiting:
+        yield flat_again(waiting[::-1])

@@ -82,7 +82,7 @@ class ExportQuery(StatsQuery):
     after: str | None = Field(
         None,
         description="Go on behind this row: its requests, a colon, its URL, section or route.",
-        pattern=r"^[0-9]{1,16}:[!-~]+$",
+        pattern=r"^[0-9]{1,16}:[ -~]+$",
     )
 
 
