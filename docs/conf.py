@@ -31,6 +31,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]
 
+default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 napoleon_numpy_docstring = False
@@ -56,4 +57,13 @@ def setup(app: Sphinx) -> None:
         for link, place in INCLUDED.items():
             source[0] = source[0].replace(link, place)
 
+    def show(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+        """Have what a docstring sets in be shown as the code that it is."""
+        del app, what, name, thing, options
+        for at in range(len(lines) - 1, 1, -1):
+            before = next((line for line in reversed(lines[:at]) if line.strip()), "")
+            if lines[at].startswith("    ") and not lines[at - 1].strip() and not before.startswith("    "):
+                lines[at:at] = ["::", ""]
+
     app.connect("source-read", mend)
+    app.connect("autodoc-process-docstring", show, priority=400)  # before napoleon

@@ -49,6 +49,10 @@ def test_sections(ledger: hitledger.Ledger) -> None:
             next(ledger.rows(group="1"))
         with pytest.raises(QueryError, match=r"Ledger\.rows"):
             next(ledger.sections(prefix="/api/"))
+        with pytest.raises(QueryError, match=r"Page\.sections"):
+            ledger.top(group="1")
+        with pytest.raises(QueryError, match=r"Page\.rows"):
+            _ = ledger.page().routes
 
 
 def test_series(ledger: hitledger.Ledger) -> None:

@@ -104,6 +104,7 @@ def test_a_series_has_the_times_that_were_asked_for(client: FlaskClient) -> None
     assert len(content["series"]) == 4
     old = (now - timedelta(days=400)).strftime("%Y-%m-%d")
     assert "hour" in get(client, f"/stats/url?url=/x&by=hour&from={old}", 404)["data_from"]
+    assert get(client, "/stats/history?from=2999-01-01", 422)["parameter"] == "from"
 
 
 @pytest.mark.parametrize("by", ["hour", "day", "month"])

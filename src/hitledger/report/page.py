@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from hitledger.errors import QueryError
 from hitledger.paths import LINES, NO_ROUTE, OVERFLOW
 
 Columns = tuple[str, ...]
@@ -82,20 +83,23 @@ class Page:
     @property
     def rows(self) -> list[Row]:
         """The rows of a report over URLs."""
-        assert self.columns == URLS
-        return rows_of(self.flat)
+        return rows_of(self._demand(URLS))
 
     @property
     def sections(self) -> list[SectionRow]:
         """The rows of a report over sections."""
-        assert self.columns == SECTIONS
-        return sections_of(self.flat)
+        return sections_of(self._demand(SECTIONS))
 
     @property
     def routes(self) -> list[RouteRow]:
         """The rows of a report over routes."""
-        assert self.columns == ROUTES
-        return routes_of(self.flat)
+        return routes_of(self._demand(ROUTES))
+
+    def _demand(self, columns: Columns) -> list[str]:
+        if self.columns != columns:
+            name = "rows" if self.columns == URLS else self.named
+            raise QueryError("group", f"asks for {self.named}: `Page.{name}` has them.")
+        return self.flat
 
     @property
     def width(self) -> int:

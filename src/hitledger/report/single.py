@@ -81,6 +81,8 @@ def periods_of(retention: Retention, by: str, times: tuple[datetime, datetime] |
     if first_kept is None:
         raise NotKeptError(f"Counts by {by} are not kept.", _kept(retention, now))
     start, end = times or (first_kept.start, now)
+    if start > now:
+        raise QueryError("from", "lies in the future.")
     if end <= start:
         raise QueryError("to", "must be later than from; the time that it names is not included.")
     period = Period.containing(by, start)
