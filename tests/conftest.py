@@ -17,8 +17,10 @@ from hypothesis import HealthCheck
 from hypothesis import settings as examples
 
 from hitledger.ledger import LedgerStore
+from hitledger.report import shelf
 from hitledger.settings import Settings
-from hitledger.web import create_app
+from hitledger.web import create_app, desk, limits
+from hitledger.web.auth import issuer
 from tests.guarded import GUARDED, guarded, start_valkey, tokens_sent
 from tests.issuer import LocalIssuer
 from tests.support import Clients, Valkey, clear_of_a_turn
@@ -75,6 +77,15 @@ def settings(valkey: Valkey, tmp_path: Path, issuer_of_all: LocalIssuer | None) 
     """Settings with a journal and a ledger of the test's own."""
     made = Settings(redis_url=valkey.url, data_dir=tmp_path / "data", key_prefix=f"test-{next(_prefixes)}")
     return guarded(made, issuer_of_all) if issuer_of_all else made
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a busy machine make no limits' store or issuer one that is away, and no report one that is shown for long."""
+    monkeypatch.setattr(shelf, "SLOW_SECONDS", float("inf"))
+    monkeypatch.setattr(desk, "MOST_WAIT_SECONDS", 20)
+    monkeypatch.setattr(limits, "STORE_SECONDS", 20.0)
+    monkeypatch.setattr(issuer, "ANSWER_SECONDS", 20.0)
 
 
 @pytest.fixture

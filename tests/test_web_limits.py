@@ -21,6 +21,7 @@ from hitledger.apikeys import ApiKeys
 from hitledger.errors import SettingsError
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
+from hitledger.web import limits
 from hitledger.web.limits import Limiter, Limits, Policy
 from hitledger.web.proxies import client_address, is_https
 from tests.credentials import WITHOUT_SIGN_IN
@@ -101,8 +102,11 @@ def test_a_store_that_is_away_lets_pass_or_refuses(clients: Clients) -> None:
     assert closed.get("/api/x/").status_code == 200
 
 
-def test_nobody_waits_for_a_store_that_hangs(short_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_nobody_waits_for_a_store_that_hangs(
+    short_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A store that takes connections and says nothing is given up on once, and then left alone for a moment."""
+    monkeypatch.setattr(limits, "STORE_SECONDS", 0.1)
     now = [0.0]
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(short_path / "store.sock"))
