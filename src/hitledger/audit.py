@@ -174,15 +174,16 @@ def _audit_journals(settings: Settings, store: LedgerStore) -> Iterator[JournalA
     for path, _ in host.files(settings.journal_dir, CLOSED_SUFFIX):
         yield _audit_stub(store, path, host)
     for path, _ in host.files(settings.journal_dir, QUARANTINED_SUFFIX):
-        hits = _count(path, [None], urls, host)
+        hits, _ = _count(path, [None], urls, host)
         yield JournalAudit(path.stem, "set aside", hits, 0, 0, hits, 0)
 
 
 def _audit_file(store: LedgerStore, path: Path, urls: UrlTable, host: Host) -> JournalAudit:
     # The marks are read first: what is posted while the file is counted is pending here.
     marks = store.watermarks([path.stem])[path.stem]
-    received = _count(path, [None] * len(marks), urls, host)
-    pending = _count(path, marks, urls, host)
+    pending, end = _count(path, marks, urls, host)
+    # As far as that and no further: hits go on arriving.
+    received, _ = _count(path, [None] * len(marks), urls, host, end)
     posted = sum(mark.hits for mark in marks if mark)
     follower = Follower(path, urls, host)
     lost = follower.lost
@@ -201,19 +202,21 @@ def _audit_stub(store: LedgerStore, path: Path, host: Host) -> JournalAudit:
     return JournalAudit(path.stem, "deleted after its hold", received, posted, 0, 0, lost)
 
 
-def _count(path: Path, marks: list[Watermark | None], urls: UrlTable, host: Host) -> int:
-    """Count the good records of a file behind its watermarks."""
+def _count(
+    path: Path, marks: list[Watermark | None], urls: UrlTable, host: Host, before: int | None = None
+) -> tuple[int, int]:
+    """Count the good records of a file behind its watermarks; return the hits, and the byte behind the last one."""
     follower = Follower(path, urls, host, any_name=True)
     try:
         follower.look(marks)
         hits = 0
         with follower.writer_gone() as gone:
-            while taken := follower.take(ended=gone):
+            while taken := follower.take(ended=gone, before=before):
                 tables = [
                     table for shard, table in enumerate(taken.hits) if follower.shards[shard].clean == taken.start
                 ]
                 hits += sum(group.total for table in tables for group in table.values())
                 follower.settle(taken, {})
-        return hits
+        return hits, follower.reached
     finally:
         follower.close()

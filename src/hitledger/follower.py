@@ -273,19 +273,20 @@ class Follower:
         self._checked = (offset, crc)
         return crc
 
-    def take(self, *, ended: bool) -> Taken | None:
+    def take(self, *, ended: bool, before: int | None = None) -> Taken | None:
         """Add up whole records from the first unposted one on; None where there are none.
 
         One call stops at what `MOST_URLS_A_CALL` distinct URLs ask of a shard. `ended` says that the
-        writer is gone, so that an unfinished record at the end will never be finished.
+        writer is gone, so that an unfinished record at the end will never be finished. What stands
+        from the byte `before` on, where a record begins, is left.
         """
         start, active = self.reached, [shard for shard in self.shards if not shard.away]
         crc = next(shard.crc for shard in active if shard.clean == start)
         # A batch ends at the next shard's position at the latest, so that for each shard all
         # of it is new or all of it is posted.
         stop = min((shard.clean for shard in active if shard.clean > start), default=None)
-        room = CHUNK_BYTES if stop is None else min(CHUNK_BYTES, stop - start)
-        data = self._host.pread(self._fd, room, start)
+        room = min(place - start for place in (start + CHUNK_BYTES, stop, before) if place is not None)
+        data = self._host.pread(self._fd, room, start) if room > 0 else b""
         if not data:
             return None
         pieces = data.split(b"\n")
