@@ -236,27 +236,50 @@ def test_over_http_it_is_the_same(settings: Settings, token: str | None) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
-def test_a_shell_completes_commands_and_options() -> None:
-    """With the line of the docs in bash, Tab completes commands, options and the values that they take."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    child = pexpect.spawn(
-        "bash", ["--norc", "-i"], env={**os.environ, "PATH": path, "PS1": "ready> "}, encoding="utf-8"
-    )
+@pytest.mark.parametrize(
+    ("shell", "options", "prepared"),
+    [("bash", ["--norc", "-i"], ""), ("zsh", ["-f", "-i"], "autoload -Uz compinit; compinit -u -D; ")],
+    ids=["bash", "zsh"],
+)
+def test_a_shell_completes_commands_and_options(shell: str, options: list[str], prepared: str) -> None:
+    """With the line of the docs, Tab completes commands, options and the values that they take."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell}: apt-get install {shell}")
+    environment = {**os.environ, "PATH": path_of_hitledger(), "PS1": "ready> ", "TERM": "dumb"}
+    child = pexpect.spawn(shell, options, env=environment, encoding="utf-8")
     try:
-        child.sendline('eval "$(_HITLEDGER_COMPLETE=bash_source hitledger)"')
-        child.expect_exact("hitledger)")
+        child.sendline(f'{prepared}eval "$(_HITLEDGER_COMPLETE={shell}_source hitledger)"; echo do""ne')
+        child.expect_exact("done")
         child.expect_exact("ready> ")
         for typed, completed in (
             ("hitledger to", "hitledger top "),
             ("hitledger top --per", "hitledger top --period "),
-            ("hitledger top --period mo", "hitledger top --period month "),
+            ("hitledger top --period mo", "hitledger top --period month"),
         ):
             child.send(typed + "\t")
             child.expect_exact(completed)
             child.send("\x15")
     finally:
         child.close(force=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish: apt-get install fish")
+def test_fish_completes_commands_and_options(tmp_path: Path) -> None:
+    """The file that the docs have written for fish completes the same."""
+    asked = ("hitledger to", "hitledger top --per", "hitledger top --period mo")
+    script = ["_HITLEDGER_COMPLETE=fish_source hitledger > hitledger.fish", "source hitledger.fish"]
+    script += [f'complete -C "{typed}"' for typed in asked]
+    environment = {**os.environ, "PATH": path_of_hitledger(), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["fish", "-c", "; ".join(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert [line.partition("\t")[0] for line in done.stdout.splitlines()] == ["top", "--period", "month"]
+
+
+def path_of_hitledger() -> str:
+    """Return a PATH on which the command is."""
+    return f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
 @pytest.mark.slow

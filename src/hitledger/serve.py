@@ -102,7 +102,8 @@ def _start_service(
     web = Program("web server", [*ours, "web", *options], WEB_STOP_SECONDS, environment)
     supervisor.start(worker)
     if supervisor.start(web, lambda: answers_http(settings), WEB_READY_SECONDS):
-        say(f"Serving on {shown_url(settings)} with {settings.workers} web processes. Ctrl-C stops it.")
+        processes = f"{settings.workers} web process{'' if settings.workers == 1 else 'es'}"
+        say(f"Serving on {shown_url(settings)} with {processes}. Ctrl-C stops it.")
 
 
 @contextmanager
