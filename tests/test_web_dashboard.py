@@ -287,3 +287,13 @@ def test_a_search_is_shown_as_it_was_typed(client: FlaskClient) -> None:
     """Spaces are spaces in what the page says of a search; what could turn the text around stays encoded."""
     assert "No URL contains “<bdi>no such thing</bdi>”" in client.get("/?search=no+such+thing").get_data(as_text=True)
     assert "“<bdi>%E2%80%AEevil</bdi>”" in client.get("/?search=%E2%80%AEevil").get_data(as_text=True)
+
+
+def test_runs_are_not_denied_while_the_ledger_is_away(settings: Settings) -> None:
+    """What cannot be read is said to be unknown: neither that a run is gone, nor that there is none."""
+    app = create_app(replace(settings, redis_url="redis://127.0.0.1:1"))
+    text = app.test_client().get("/runs/?run=01ARZ3NDEKTSV4RRFFQ69G5FAV").get_data(as_text=True)
+    app.extensions["hitledger"].counter.stop()
+    assert "Which runs there are is not known now." in text
+    assert "There is no such test run" not in text
+    assert "No test run yet" not in text

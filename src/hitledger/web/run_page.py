@@ -27,8 +27,10 @@ def runs_context(desk: Desk, texts: dict[str, str]) -> dict[str, Any]:
     look, services = desk.look(), desk.services
     shown: Shown[list[TestRun]] = look.read("runs", lambda: [TestRun.of(run) for run in services.runs.list(RUNS_SHOWN)])
     run_id = texts.get("run", "")
-    found = look.read(("run", run_id), lambda: _run(desk, run_id)).report if is_run_id(run_id) else None
-    run, pace = found or (None, None)
+    followed: Shown[tuple[TestRun, float | None] | None] = Shown(None)
+    if is_run_id(run_id):
+        followed = look.read(("run", run_id), lambda: _run(desk, run_id))
+    run, pace = followed.report or (None, None)
     climbing = look.read(("climbing", run_id), lambda: hottest(services.store, run.pool)).report if run else None
     return {
         **look.frame(None),
@@ -38,7 +40,7 @@ def runs_context(desk: Desk, texts: dict[str, str]) -> dict[str, Any]:
         "shown": shown,
         "runs": shown.report or [],
         "run": run,
-        "is_missing": bool(run_id) and run is None,
+        "is_missing": bool(run_id) and run is None and not followed.error,
         "is_open": run is not None and run.status in OPEN,
         "pace": pace,
         "climbing": climbing or [],
