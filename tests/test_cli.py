@@ -182,3 +182,10 @@ def test_a_full_disk_is_one_line() -> None:
         command = [sys.executable, "-m", "hitledger", "settings"]
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (1, "hitledger: The output: No space left on device.\n")
+
+
+@pytest.mark.parametrize("command", ["stats", "audit", "export", "top --once", "test 5"])
+def test_a_service_that_is_not_there_is_said_plainly(run: Run, command: str) -> None:
+    """Nobody has to read the number of a system's error to learn that nothing listens at `--url`."""
+    said = "hitledger: http://127.0.0.1:1 does not answer: Connection refused. Is a service running there?\n"
+    assert run(*command.split(), "--url", "http://127.0.0.1:1") == Ended(1, "", said)

@@ -202,7 +202,12 @@ class ServicePlace:
             yield answer
 
     def _no_answer(self, error: Exception) -> ServiceError:
-        return ServiceError(f"{self._url} does not answer as hitledger does: {getattr(error, 'reason', error)}", "")
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, OSError):
+            return ServiceError(
+                f"{self._url} does not answer: {reason.strerror or reason}.", "Is a service running there?"
+            )
+        return ServiceError(f"{self._url} does not answer as hitledger does: {reason}", "")
 
 
 def _detail(error: HTTPError) -> str:
