@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import stat
 import threading
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ from hitledger.settings import Settings
 from hitledger.web import create_app
 from hitledger.web.auth.endpoints import NEEDS
 from hitledger.web.auth.pages import safe_path
+from hitledger.web.auth.sessions import signing_keys
 from tests.credentials import WITHOUT_SIGN_IN, api_key, bearer
 
 PAGE = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
@@ -345,6 +348,21 @@ def test_the_processes_of_a_host_share_a_key(settings: Settings, store: LedgerSt
             assert other.get("/stats/").status_code == 200
     (file,) = settings.data_dir.glob("session*")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_full_disk_leaves_no_half_of_a_key(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that could not be written whole and synced is no key: the start says so and leaves nothing behind."""
+
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        for _ in range(3):
+            with pytest.raises(SettingsError, match="No space left on device"):
+                signing_keys(settings)
+    assert list(settings.data_dir.glob("session*")) == []
+    assert signing_keys(settings) == signing_keys(settings)
 
 
 def test_a_key_is_changed_without_signing_anybody_out(settings: Settings, store: LedgerStore, tmp_path: Path) -> None:

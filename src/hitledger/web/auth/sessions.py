@@ -73,11 +73,15 @@ def _own_key(data_dir: Path) -> str:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             number, name = tempfile.mkstemp(dir=data_dir, prefix="session-")
-            with os.fdopen(number, "w") as file:
-                file.write(secrets.token_urlsafe(48) + "\n")
-            with suppress(FileExistsError):
-                os.link(name, path)
-            Path(name).unlink()
+            try:
+                with os.fdopen(number, "w") as file:
+                    file.write(secrets.token_urlsafe(48) + "\n")
+                    file.flush()
+                    os.fsync(number)  # a power cut must not leave an empty key under the name
+                with suppress(FileExistsError):
+                    os.link(name, path)
+            finally:
+                Path(name).unlink()
         return path.read_text("ascii")
     except OSError as error:
         raise SettingsError(
