@@ -40,6 +40,13 @@ MUTANTS = (
            "follower.confirmed_at is None or follower.has_untold_losses", "follower.confirmed_at is None",
            "tests/test_housekeeping.py::test_losses_that_a_ledger_forgot_are_told_again_before_a_file_goes"),
 
+    Mutant("servers are checked once", "posting.py",
+           "if now - self._checked_at >= CHECK_SECONDS:", "if self._checked_at < 0:",
+           "tests/test_bookkeeper.py::test_a_server_that_begins_to_evict_is_posted_to_no_more"),
+    Mutant("a server that hangs holds every reader up", "clients.py",
+           "if not self._hang.known:", "if True:",
+           "tests/test_clients.py::test_one_reader_at_a_time_waits_for_a_server_that_hangs"),
+
     # Readers who do not wait for posting
     Mutant("others' posting unseen", "pending.py",
            "max(progress.clean, mark.offset if mark else 0) - self.start", "progress.clean - self.start",

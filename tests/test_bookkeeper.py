@@ -7,19 +7,21 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from hitledger.bookkeeper import Bookkeeper
 from hitledger.counting import HitCounter
-from hitledger.errors import LedgerUnavailableError
+from hitledger.errors import LedgerMismatchError, LedgerUnavailableError
 from hitledger.host import Host
 from hitledger.journal import PATH, JournalWriter
 from hitledger.ledger import LedgerStore
-from hitledger.posting import LOOK_SECONDS, Poster
+from hitledger.posting import CHECK_SECONDS, LOOK_SECONDS, Poster
 from hitledger.settings import Settings
 from tests.books import counts_of
 from tests.proxy import Proxy
+from tests.servers import Server
 from tests.support import Valkey, wait_until
 
 
@@ -168,3 +170,57 @@ def test_a_process_that_may_start_no_thread_counts(
     counter.post_now()
     assert counts_of(store) == {"/a": 1}
     counter.stop()
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """A server whose settings a test may change."""
+    with Server(tmp_path / "own", "--maxmemory-policy", "noeviction") as server:
+        yield server
+
+
+def test_a_server_that_begins_to_evict_is_posted_to_no_more(settings: Settings, own_server: Server) -> None:
+    """Its policy is looked at again and again: hits then wait in the journal, and are posted once it is as it was."""
+    settings = replace(settings, redis_url=own_server.url)
+    host, store, journal = Clock(), LedgerStore(settings), JournalWriter(settings.journal_dir)
+    poster = Poster(settings, store, host=host)
+    journal.append(PATH, b"/")
+    poster.round()
+    own_server.ask("CONFIG SET", "maxmemory-policy", "allkeys-lfu")
+    journal.append(PATH, b"/")
+    host.seconds += CHECK_SECONDS
+    for _ in range(3):
+        with pytest.raises(LedgerMismatchError, match="maxmemory-policy allkeys-lfu"):
+            poster.round()
+    assert counts_of(store) == {"/": 1}
+    own_server.ask("CONFIG SET", "maxmemory-policy", "noeviction")
+    poster.round()
+    assert counts_of(store) == {"/": 2}
+    for each in (poster, journal, store):
+        each.close()
+
+
+class Counted(LedgerStore):
+    """Counts how often its servers are checked."""
+
+    checks = 0
+
+    def check(self) -> None:
+        """Check, and count it."""
+        self.checks += 1
+        super().check()
+
+
+def test_a_refusal_is_told_once(settings: Settings, own_server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """However often posting is tried meanwhile, the log has one line for what needs a person, and one for its end."""
+    own_server.ask("CONFIG SET", "maxmemory-policy", "allkeys-lru")
+    store = Counted(replace(settings, redis_url=own_server.url))
+    bookkeeper = Bookkeeper(Poster(settings, store), lambda: None, interval_seconds=0.001)
+    bookkeeper.start()
+    wait_until(lambda: store.checks >= 5)
+    own_server.ask("CONFIG SET", "maxmemory-policy", "noeviction")
+    wait_until(lambda: "the ledger is back" in caplog.text)
+    assert bookkeeper.stop()
+    assert caplog.text.count("posting failed") == 1
+    assert "Traceback" not in caplog.text
+    store.close()

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from hitledger.errors import LedgerError, LedgerUnavailableError
+from hitledger.errors import HitledgerError, LedgerError, LedgerUnavailableError
 from hitledger.forks import tell_of_forks
 from hitledger.posting import Poster
 
@@ -105,7 +105,7 @@ class Bookkeeper:
         self._behind = behind
 
     def _post(self) -> None:
-        pause = self._interval
+        pause, refusal = self._interval, ""
         while not self._stop.wait(pause):
             self._round_began = time.monotonic()
             try:
@@ -114,11 +114,15 @@ class Bookkeeper:
                     self._poster.round()
                 if pause > self._interval:
                     log.warning("the ledger is back; posting goes on")
-                pause = self._interval
+                pause, refusal = self._interval, ""
             except LedgerUnavailableError as error:
                 if pause <= self._interval:
                     log.warning("posting waits: %s", error)
                 pause = min(MOST_PAUSE_SECONDS, pause * 2)
+            except HitledgerError as error:
+                if str(error) != refusal:
+                    log.error("posting failed: %s", error)  # noqa: TRY400 - the ledger's answer, not a crash
+                pause, refusal = min(MOST_PAUSE_SECONDS, pause * 2), str(error)
             except Exception:
                 log.exception("posting failed; it is tried again")
                 pause = min(MOST_PAUSE_SECONDS, pause * 2)

@@ -7,13 +7,14 @@ pass by itself is no FAIL here. `doctor` has the slower checks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import redis
 
 from hitledger.addresses import CLUSTER, ONE
+from hitledger.errors import LedgerMismatchError
 from hitledger.findings import FAIL, OK, UNKNOWN, WARN, Finding
 from hitledger.servers import OLDEST, REDIS, ServerFacts
 
@@ -34,6 +35,26 @@ def server_findings(client: redis.Redis, kind: str, subject: str = "") -> list[F
     if facts.aof and facts.may_drop_scripts:
         found.append(_check_default_user(client))
     return [replace(each, subject=subject) for each in found]
+
+
+def demand_sound(clients: Iterable[redis.Redis], kind: str) -> None:
+    """See that no server of a ledger fails a check; one that does not answer keeps no other from being asked.
+
+    Raises:
+        LedgerMismatchError: one fails. redis.RedisError: one cannot be reached, and none that can fails.
+    """
+    away: redis.RedisError | None = None
+    for client in clients:
+        try:
+            findings = server_findings(client, kind)
+        except redis.RedisError as error:
+            away = away or error
+            continue
+        for finding in findings:
+            if finding.status == FAIL:
+                raise LedgerMismatchError(finding.what, finding.remedy)
+    if away:
+        raise away
 
 
 def _configuration(client: redis.Redis) -> Mapping[str, str]:

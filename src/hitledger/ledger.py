@@ -36,7 +36,7 @@ from typing import Any
 import redis
 
 from hitledger.addresses import CLUSTER
-from hitledger.checks import server_findings
+from hitledger.checks import demand_sound
 from hitledger.connections import Connections, Server, connect, server_errors
 from hitledger.dispatch import Command, confirm_on, error_in, script, send, send_at_once, send_scripts, send_together
 from hitledger.entries import (
@@ -52,7 +52,6 @@ from hitledger.entries import (
     path_of,
 )
 from hitledger.errors import LedgerError, LedgerMismatchError
-from hitledger.findings import FAIL
 from hitledger.forks import tell_of_forks
 from hitledger.periods import Period, Retention
 from hitledger.settings import Settings
@@ -109,20 +108,19 @@ class LedgerStore:
     def _open(self) -> LedgerIdentity:
         self._identity = None
         self._generations.clear()
+        self.check()
         with server_errors():
-            for server in self._connections.servers():
-                if server.primary:
-                    self._check_server(server.client)
             identity = self._check_meta(self._find_or_make_meta())
             for shard in range(identity.shards):
                 self._adopt(shard, identity)
         self._identity = identity
         return identity
 
-    def _check_server(self, client: redis.Redis) -> None:
-        for finding in server_findings(client, self._connections.kind):
-            if finding.status == FAIL:
-                raise LedgerMismatchError(finding.what, finding.remedy)
+    def check(self) -> None:
+        """See that no server loses or doubles counts in silence. Raises LedgerMismatchError, LedgerUnavailableError."""
+        with server_errors():
+            primaries = [server.client for server in self._connections.servers() if server.primary]
+            demand_sound(primaries, self._connections.kind)
 
     def _find_or_make_meta(self) -> dict[str, str]:
         meta = self.key("meta")

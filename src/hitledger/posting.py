@@ -37,6 +37,8 @@ log = logging.getLogger("hitledger.posting")
 
 LOOK_SECONDS = 1.0
 """How often the background looks at the watermarks of files it has posted: a ledger may fall back."""
+CHECK_SECONDS = 30.0
+"""How often the ledger's servers are checked while posting goes on: somebody may have set them otherwise since."""
 AWAY_SECONDS = 0.5
 """How often a reader tries a ledger that is known to be away."""
 CROWDED_SECONDS = 0.1
@@ -54,6 +56,9 @@ class PostingLedger(HousekeepingLedger, Protocol):
 
     def open(self) -> LedgerIdentity:
         """Look at the ledger anew."""
+
+    def check(self) -> None:
+        """See that no server loses or doubles counts in silence."""
 
     def look(self, journals: Sequence[str]) -> tuple[dict[str, list[Watermark | None]], dict[int, LedgerError]]:
         """Return the watermarks of journal files, and which shards do not answer."""
@@ -91,7 +96,7 @@ class Poster:
         self._room = threading.Semaphore(max(1, self._settings.threads // 2))
         self._lock_fd = -1
         self._token = self._host.random_hex(8).encode()
-        self._looked_at = float("-inf")
+        self._looked_at = self._checked_at = float("-inf")
         self._error = ""
         self._away: LedgerUnavailableError | None = None
         self._away_at = float("-inf")
@@ -209,6 +214,7 @@ class Poster:
         run, began = self._started, self._host.now()
         self._shards_away = {}
         try:
+            self._check_servers()
             with self._posting_lock() as undisturbed:
                 look = self._follow_new_files() or look or not undisturbed
                 if look:
@@ -232,6 +238,14 @@ class Poster:
         self._away = None
         if look:  # a reader is not content with what the ledger held a second ago
             self._ended = run
+
+    def _check_servers(self) -> None:
+        """Post no more where the servers' settings have become such that counts may vanish. Raises LedgerError."""
+        now = self._host.monotonic()
+        if now - self._checked_at >= CHECK_SECONDS:
+            with suppress(LedgerUnavailableError):  # what is away is found out by posting
+                self._store.check()
+            self._checked_at = now
 
     @contextmanager
     def _posting_lock(self) -> Iterator[bool]:
