@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import select
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -165,6 +166,26 @@ def test_a_large_body_takes_no_memory(small: Service, head: bytes) -> None:
     answer_to(small.settings.port, b"POST /test/1/ HTTP/1.1\r\nHost: test\r\n" + head + b"\r\n\r\n", *[chunk] * 256)
     assert is_answered(small.settings.port)
     assert resident_bytes(small.workers()[0]) - before < 32 * 2**20
+
+
+def test_forms_that_never_come_shut_nobody_out(small: Service) -> None:
+    """More heads of forms than there are threads: a quarter of them wait for the rest, and all others answer."""
+    head = b"POST /runs/ HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    waiting = small.settings.threads // 4
+    with ExitStack() as stack:
+        slow = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", small.settings.port), timeout=20))
+            for _ in range(3 * small.settings.threads)
+        ]
+        for connection in slow:
+            connection.sendall(head + b"Content-Length: 1000\r\n\r\n")
+
+        def answered() -> list[socket.socket]:
+            found = select.select(slow, [], [], 0)[0]
+            return found if len(found) >= len(slow) - waiting else []
+
+        assert {connection.recv(64).split()[1] for connection in wait_until(answered)} == {b"503"}
+        assert is_answered(small.settings.port)
 
 
 def resident_bytes(pid: int) -> int:

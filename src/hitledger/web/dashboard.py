@@ -20,6 +20,7 @@ from hitledger.web.auth.principal import principal
 from hitledger.web.chart import line_of
 from hitledger.web.desk import Desk
 from hitledger.web.feed import FRESH_SECONDS, Feed
+from hitledger.web.forms import Forms
 from hitledger.web.names import readable
 from hitledger.web.now import now_context
 from hitledger.web.one_url import url_context
@@ -67,6 +68,7 @@ class Dashboard:
         self._services = services
         self._desk = Desk(services)
         self._feed = Feed()
+        self._forms = Forms(services.settings)
 
     def now(self) -> tuple[str, int]:
         """Show the hottest URLs or sections of a period, found and walked through by the address."""
@@ -95,7 +97,7 @@ class Dashboard:
     def start_run(self) -> ResponseReturnValue:
         """Start a test run from the page's form, and lead to it."""
         try:
-            run_id = start_run(self._services, request.form.get("n", ""))
+            run_id = start_run(self._services, self._forms.read().get("n", ""))
         except ProblemError as error:
             return self._refused({}, error)
         return redirect(f"/runs/?run={run_id}", 303)

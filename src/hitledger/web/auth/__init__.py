@@ -11,6 +11,7 @@ from hitledger.errors import SettingsError
 from hitledger.web.auth.guard import Guard
 from hitledger.web.auth.pages import key_pages
 from hitledger.web.auth.sessions import install_sessions
+from hitledger.web.forms import Forms
 from hitledger.web.services import Services
 
 OIDC_NEEDS = ("authlib", "joserfc", "requests")
@@ -30,7 +31,7 @@ def install_auth(app: Flask, services: Services) -> list[Blueprint]:
         if mode == "none":
             return []
         install_sessions(app, settings)
-        return [key_pages(keys)]
+        return [key_pages(keys, Forms(settings))]
     if not all(map(find_spec, OIDC_NEEDS)):
         raise SettingsError("HITLEDGER_AUTH=oidc needs packages that are missing.", "Install hitledger[oidc].")
     from hitledger.web.auth.issuer import Issuer  # noqa: PLC0415 - whose libraries only sign-in there needs

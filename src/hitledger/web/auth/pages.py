@@ -14,6 +14,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from hitledger.apikeys import KeyChecker
 from hitledger.web.auth.sessions import begin
+from hitledger.web.forms import Forms
 
 MOST_PATH = 800
 """Longer ones lead to the first page instead: they travel in a cookie."""
@@ -33,7 +34,7 @@ def page(status: int = 200, **context: object) -> Response:
     return Response(render_template("sign-in.html", **context), status, {"Cache-Control": "no-store"})
 
 
-def key_pages(keys: KeyChecker) -> Blueprint:
+def key_pages(keys: KeyChecker, forms: Forms) -> Blueprint:
     """Return the pages by which people come in with an API key, where no issuer is set."""
     blueprint = Blueprint("auth", __name__, url_prefix="/auth")
 
@@ -43,8 +44,9 @@ def key_pages(keys: KeyChecker) -> Blueprint:
 
     @blueprint.post("/key")
     def use_key() -> AnyResponse:
-        path = safe_path(request.form.get("next"))
-        key = keys.check(request.form.get("key", "").strip())
+        form = forms.read()
+        path = safe_path(form.get("next"))
+        key = keys.check(form.get("key", "").strip())
         if key is None:
             return page(401, next=path, error="The API key is unknown, revoked or over.")
         begin({"key": key.id})
