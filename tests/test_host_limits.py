@@ -22,7 +22,7 @@ from werkzeug.test import Client
 from hitledger import CountHits, journal
 from hitledger.audit import audit
 from hitledger.counting import HitCounter
-from hitledger.errors import LedgerError
+from hitledger.errors import LedgerError, LedgerUnavailableError
 from hitledger.host import Host
 from hitledger.journal import JournalWriter
 from hitledger.ledger import LedgerStore
@@ -32,6 +32,7 @@ from hitledger.settings import Settings
 from tests.books import Books, counts_of
 from tests.ports import free_port
 from tests.processes import Running
+from tests.servers import Server
 from tests.storm.service import WEB_COMMAND, Service
 from tests.support import Valkey, wait_until
 
@@ -231,6 +232,29 @@ def test_the_journals_cap_while_the_ledger_is_away(settings: Settings, valkey: V
             proxy.heal()
             service.recover()
             service.check()
+
+
+def test_a_full_disk_of_the_ledgers_server_costs_nothing(settings: Settings, tmp_path: Path) -> None:
+    """A server that cannot write its append-only file ends; with room again and started anew, it has each hit once."""
+    folder = tmp_path / "ledger"
+    with disk("tmpfs", folder), Server(folder, "--maxmemory-policy", "noeviction") as server:
+        books = Books(replace(settings, redis_url=server.url))
+        books.note(b"/before")
+        books.poster.post_now()
+        ballast = folder / "ballast"
+        with suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while file.write(bytes(1024)):
+                pass
+        # More than the rest of the page that the file ends in.
+        books.note(*[b"/%d" % number + LONG.encode() for number in range(20)])
+        with pytest.raises(LedgerUnavailableError):
+            books.poster.post_now()
+        assert server.process.wait() != 0
+        ballast.unlink()
+        server.start()
+        books.poster.post_now()
+        assert books.counts() == {"/before": 1, **{f"/{number}{LONG}": 1 for number in range(20)}}
+        books.close()
 
 
 class SteppingHost(Host):
