@@ -29,7 +29,7 @@ def book(store: LedgerStore, when: datetime, counts: Mapping[str, int]) -> None:
 def book_routed(store: LedgerStore, when: datetime, counts: Iterable[tuple[str, str | None, int]]) -> None:
     """Do the same for hits whose route is told: name, route, number.
 
-    As posting does, it books only so many at a time: a busy machine needs seconds for 20,000, which no client waits for.
+    As posting does, it books so many at a time: a busy machine needs seconds for 20,000, and no client waits that long.
     """
     left = iter(counts)
     while some := list(itertools.islice(left, MOST_TOGETHER)):

@@ -27,6 +27,8 @@ from hitledger.aof import demand_sound_aof
 
 CONNECT_SECONDS = 1.0
 COMMAND_SECONDS = 2.0
+TURN_SECONDS = 0.05
+"""How long a reader waits for another that tries a server which let somebody wait in vain: it may answer again."""
 READERS = 64
 """Reading connections to one server, at most."""
 
@@ -90,7 +92,7 @@ class _ReadingPool(redis.BlockingConnectionPool):
         if not self._hang.known:
             return super().get_connection()  # type: ignore[no-untyped-call] # redis-py's
         self._checkpid()
-        if not self._trying.acquire(blocking=False):
+        if not self._trying.acquire(timeout=TURN_SECONDS):
             raise redis.TimeoutError("The server does not answer, and somebody waits for it already.")
         try:
             self._tried_on = found = super().get_connection()  # type: ignore[no-untyped-call] # redis-py's
