@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 import os
 import tempfile
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from flask_openapi3 import utils
 from hypothesis import HealthCheck
 from hypothesis import settings as examples
 
@@ -77,6 +80,17 @@ def settings(valkey: Valkey, tmp_path: Path, issuer_of_all: LocalIssuer | None) 
     """Settings with a journal and a ledger of the test's own."""
     made = Settings(redis_url=valkey.url, data_dir=tmp_path / "data", key_prefix=f"test-{next(_prefixes)}")
     return guarded(made, issuer_of_all) if issuer_of_all else made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def schemas_told_once() -> None:
+    """Have each model tell its schema once: hundreds of tests build the whole application, mostly of schemas."""
+    told = functools.cache(utils.get_model_schema)
+
+    def tell(*words: Any, **options: Any) -> dict[str, Any]:
+        return copy.deepcopy(told(*words, **options))
+
+    utils.get_model_schema = tell
 
 
 @pytest.fixture(autouse=True)

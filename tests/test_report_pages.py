@@ -109,7 +109,7 @@ def test_urls_that_stand_still_are_shown_once(store: LedgerStore, settings: Sett
     assert sorted(still) == sorted(set(TIES) - moving)
 
 
-@examples(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@examples(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     st.integers(0, 290),
     st.integers(1, 60),

@@ -14,6 +14,7 @@ from werkzeug.test import TestResponse
 from hitledger.settings import Settings
 from hitledger.web import create_app
 from hitledger.web.services import Services
+from tests.support import Clients
 
 PROBLEM_MEMBERS = {"type", "title", "status", "detail", "instance", "request_id"}
 
@@ -76,8 +77,9 @@ def test_unknown_paths_and_methods_are_problems(client: FlaskClient) -> None:
     assert "GET" in answer.headers["Allow"]
 
 
-def test_a_browser_that_is_lost_gets_a_page(client: FlaskClient) -> None:
+def test_a_browser_that_is_lost_gets_a_page(clients: Clients) -> None:
     """Whoever follows a wrong link in a browser is shown the way; where there is something, errors stay problems."""
+    client = clients(auth="none")  # a browser sends no token
     browser = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
     answer = client.get("/nothing", headers=browser)
     assert (answer.status_code, answer.mimetype) == (404, "text/html")
