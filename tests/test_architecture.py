@@ -16,7 +16,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src"
 
 ROOMS = (
-    {"errors", "addresses", "rights", "kinds", "settings", "host", "findings", "forks"},
+    {"errors", "addresses", "rights", "kinds", "settings", "host", "findings", "forks", "apart"},
     {
         "paths",
         "periods",

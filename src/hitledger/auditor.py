@@ -1,8 +1,8 @@
 """An audit in a process of its own, for a service that goes on answering meanwhile.
 
 Promised here: one audit at a time on a host, whichever process asks; it steps back behind all other
-work of the machine, and reads the ledger in pieces that keep nobody waiting (`audit`). It ends with
-whoever asked for it, and after `MOST_SECONDS` in any case.
+work of the machine (`apart`), and reads the ledger in pieces that keep nobody waiting (`audit`). It ends
+with whoever asked for it, and after `MOST_SECONDS` in any case.
 
     parent -> stdin:   settings, pickled
     child  -> stdout:  one JSON document: {"report": {...}}, or {"error": [message, hint]}
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import subprocess
 import sys
 import time
@@ -20,13 +19,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import Any
 
+from hitledger.apart import process_apart, task_apart
 from hitledger.audit import audit
 from hitledger.errors import HitledgerError, LedgerError
 from hitledger.host import Host
 from hitledger.ledger import LedgerStore
 from hitledger.settings import Settings
 
-NICENESS = 10
 MOST_SECONDS = 3600
 """A hundred million URLs take some minutes."""
 LOCK_NAME = "audit.lock"
@@ -45,25 +44,10 @@ def audit_apart(settings: Settings) -> Iterator[Callable[[float], dict[str, Any]
         if not host.lock(fd):
             yield None
             return
-        with _process(settings) as process:
+        with process_apart("hitledger.auditor", settings) as process:
             yield _waiting_for(process)
     finally:
         host.close(fd)
-
-
-@contextmanager
-def _process(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-P", "-c", "from hitledger.auditor import main; main()"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # noqa: S603 - our own
-        try:
-            assert process.stdin
-            with suppress(BrokenPipeError):
-                pickle.dump(settings, process.stdin)
-                process.stdin.close()
-            process.stdin = None
-            yield process
-        finally:
-            process.kill()
 
 
 def _waiting_for(process: subprocess.Popen[bytes]) -> Callable[[float], dict[str, Any] | None]:
@@ -95,8 +79,7 @@ def _report_in(output: bytes) -> dict[str, Any]:
 
 def main() -> None:
     """Audit what standard input asks for."""
-    os.nice(NICENESS)
-    settings = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
+    settings: Settings = task_apart()
     try:
         with closing(LedgerStore(settings)) as store:
             told: dict[str, Any] = {"report": audit(settings, store).as_json()}

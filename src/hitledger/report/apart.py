@@ -1,8 +1,6 @@
 """Adding a report up in a process of its own, so that nobody else's requests wait for its work.
 
-A web process has one interpreter lock: seconds of adding up in a thread would make each of its
-other requests some milliseconds slower. The process is started for one report, steps back
-behind all others, tells how far it is, and ends with whoever started it.
+The process (`hitledger.apart`) is started for one report, and tells how far it is.
 
     parent -> stdin:   settings, recipe and path, pickled
     child  -> stdout:  one JSON array a line: ["at", done, of] ..., then ["head", {...}] or
@@ -13,8 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
-import subprocess
 import sys
 import threading
 from contextlib import closing, suppress
@@ -23,13 +19,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hitledger.apart import process_apart, task_apart
 from hitledger.errors import HitledgerError, LedgerError
 from hitledger.ledger import LedgerStore
 from hitledger.report.build import Builder, Progress, Recipe, TooLargeError
 from hitledger.report.snapshot import Head
 from hitledger.settings import Settings
 
-NICENESS = 10
 TELLING_SECONDS = 0.2
 
 
@@ -40,21 +36,13 @@ def build_apart(settings: Settings, recipe: Recipe, path: Path, progress: Progre
         TooLargeError, LedgerError: as `Builder.build`. OSError: the file cannot be written, or the
             process not be started.
     """
-    command = [sys.executable, "-P", "-c", "from hitledger.report.apart import main; main()"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # noqa: S603 - our own
-        assert process.stdin
+    with process_apart("hitledger.report.apart", (settings, recipe, path)) as process:
         assert process.stdout
-        try:
-            with suppress(BrokenPipeError):
-                pickle.dump((settings, recipe, path), process.stdin)
-                process.stdin.close()
-            for line in process.stdout:
-                word, *told = json.loads(line)
-                if word != "at":
-                    return _ended(word, told)
-                progress.done, progress.of = told
-        finally:
-            process.kill()
+        for line in process.stdout:
+            word, *told = json.loads(line)
+            if word != "at":
+                return _ended(word, told)
+            progress.done, progress.of = told
     raise OSError(None, "the process that adds it up has ended")
 
 
@@ -75,8 +63,7 @@ def main() -> None:
 
 
 def _build() -> None:
-    os.nice(NICENESS)
-    settings, recipe, path = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
+    settings, recipe, path = task_apart()
     with closing(LedgerStore(settings)) as store:
         builder = Builder(store, recipe, path, lambda: datetime.now(UTC))
         threading.Thread(target=_tell_progress, args=(builder.progress,), daemon=True).start()

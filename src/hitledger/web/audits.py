@@ -8,7 +8,6 @@ idle, and tell us when nobody waits any more.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
 
 from flask import Response, json, request
 from flask_openapi3 import APIBlueprint
@@ -16,6 +15,7 @@ from pydantic import BaseModel, Field
 
 from hitledger.audit import JournalAudit, ShardAudit
 from hitledger.auditor import audit_apart
+from hitledger.report.export import begun
 from hitledger.routeaudit import RoutesAudit
 from hitledger.sectionaudit import SectionsAudit
 from hitledger.settings import Settings
@@ -70,8 +70,7 @@ def audit_api(services: Services) -> APIBlueprint:
             return Response(headers=headers, mimetype="application/json")
         pieces = _made(services.settings)
         # What can be said as an error must be said before the first byte.
-        first = next(pieces)
-        response = Response(chain([first], pieces), headers=headers, mimetype="application/json")
+        response = Response(begun(pieces), headers=headers, mimetype="application/json")
         response.call_on_close(pieces.close)  # type: ignore[attr-defined] # it is a generator
         return response
 

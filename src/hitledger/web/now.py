@@ -34,8 +34,6 @@ PERIODS = (("all", "All time"), ("hour", "This hour"), ("day", "Today"), ("month
 KINDS_SHOWN = (("hour", "Hours"), ("day", "Days"), ("month", "Months"))
 FEW_URLS = 3
 """Up to so many, a newcomer is told how to go on."""
-
-
 PHONE_PIXELS = 330
 """How wide the map is on a narrow phone."""
 NAME_PIXELS, COUNT_PIXELS, EDGE_PIXELS = 8, 7, 12
@@ -74,11 +72,7 @@ def now_context(desk: Desk, texts: dict[str, str]) -> dict[str, Any]:
         query, by = query_of(texts), chart_kind_of(texts)
         shown = look.read(query, lambda: desk.reports.page(query))
     except QueryError as error:
-        query, by, shown = (
-            Query(limit=ROWS_SHOWN),
-            "hour",
-            Shown.refusal(error),
-        )
+        query, by, shown = Query(limit=ROWS_SHOWN), "hour", Shown.refusal(error)
     page, rank = shown.report, rank_of(texts)
     rows = rows_of_page(page, rank, look.hours_of if _is_of_now(query) else _no_hours) if page else []
     typed = texts.get("search", "")
